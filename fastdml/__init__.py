@@ -1,0 +1,44 @@
+"""Fused deep-metric-learning losses: no N x N similarity matrix, no list of triplets.
+
+`fastdml.losses` holds the loss modules, `fastdml.miners` their lazy miners, `fastdml.functional` the same as
+functions. Submodules are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from fastdml.backends.registry import available_backends, use_backend
+from fastdml.errors import BackendError, InputError
+
+if TYPE_CHECKING:
+    from fastdml import data, functional, losses, miners, retrieval, training
+
+__version__ = "0.1.0"
+
+_SUBMODULES = ("data", "functional", "losses", "miners", "retrieval", "training")
+
+__all__ = [
+    "BackendError",
+    "InputError",
+    "__version__",
+    "available_backends",
+    "data",
+    "functional",
+    "losses",
+    "miners",
+    "retrieval",
+    "training",
+    "use_backend",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return importlib.import_module(f"fastdml.{name}")
+    raise AttributeError(f"module 'fastdml' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

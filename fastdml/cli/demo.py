@@ -1,0 +1,27 @@
+"""`fastdml demo`: the main job in under two minutes."""
+
+from __future__ import annotations
+
+from fastdml.cli import options
+from fastdml.cli.running import run_and_show
+from fastdml.training.run import RunDirectory
+
+
+def demo(
+    steps: options.Steps = 400,
+    seconds: options.Seconds = 85.0,
+    seed: options.Seed = 0,
+    backend: options.Backend = None,
+    device: options.Device = "auto",
+    out: options.Out = None,
+    overwrite: options.Overwrite = False,
+    panel_seconds: options.PanelSeconds = 14.0,
+    open_report: options.Open = True,
+) -> None:
+    """Train a small embedding on real images with a fused loss, and make a report with pictures.
+
+    Learns 200 kanji in 16 typefaces and then finds 200 others, in under two minutes on two CPU cores. Ctrl-C
+    ends it early with all its files in place.
+    """
+    settings = {"steps": steps, "seconds": seconds, "seed": seed, "backend": backend, "device": device}
+    run_and_show(settings, out or RunDirectory.unused("runs/demo"), overwrite, panel_seconds, open_report)

@@ -1,0 +1,81 @@
+"""What `demo` and `train` share: run, say what came out, open the report, choose the exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import webbrowser
+from collections.abc import Mapping
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fastdml.errors import BackendError, InputError
+from fastdml.training.config import TrainConfig
+from fastdml.training.experiment import RunResult, run_experiment
+from fastdml.training.loop import NonFiniteLossError
+from fastdml.training.progress import make_display
+
+
+def run_and_show(
+    settings: Mapping[str, object], out: Path, overwrite: bool, panel_seconds: float, open_report: bool
+) -> None:
+    """Train with the settings of a TrainConfig, print the result and the report's path; exits by typer.Exit."""
+    console = Console()
+    try:
+        config = TrainConfig(**settings)  # type: ignore[arg-type]
+        result = run_experiment(
+            config, out, make_display(console), overwrite=overwrite, panel_seconds=panel_seconds
+        )
+    except InputError as error:
+        raise _failed(error, 2) from error
+    except (BackendError, NonFiniteLossError, OSError) as error:
+        raise _failed(error, 1) from error
+    report = (out / "report.html").resolve()
+    _print_result(result, report, console)
+    if open_report and desktop_is_there():
+        webbrowser.open(report.as_uri())
+    code = _exit_code(result)
+    if code:
+        raise typer.Exit(code)
+
+
+def desktop_is_there(environment: Mapping[str, str] | None = None, platform: str = sys.platform) -> bool:
+    """Whether a browser window could be opened for somebody: a display, no CI, no remote shell."""
+    environment = os.environ if environment is None else environment
+    if environment.get("CI") or environment.get("SSH_CONNECTION"):
+        return False
+    if platform in ("darwin", "win32"):
+        return True
+    return bool(environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY"))
+
+
+def _failed(error: Exception, code: int) -> typer.Exit:
+    typer.echo(f"error: {error}", err=True)
+    return typer.Exit(code)
+
+
+def _print_result(result: RunResult, report: Path, console: Console) -> None:
+    ks = list(result.rows["trained"])
+    if console.is_terminal:
+        table = Table(title=f"Retrieval on {result.test.num_classes} unseen classes", title_justify="left")
+        table.add_column("")
+        for k in ks:
+            table.add_column(f"Recall@{k}", justify="right")
+        for name, recall in result.rows.items():
+            style = "bold green" if name == "trained" else None
+            table.add_row(name, *(f"{100 * recall[k]:.1f} %" for k in ks), style=style)
+        console.print(table)
+    else:
+        for name, recall in result.rows.items():
+            print(f"{name:<12}" + "".join(f"  R@{k} {100 * recall[k]:5.1f} %" for k in ks))
+    print(f"{result.status}; {result.outcome.steps_taken} steps, {result.seconds['total']:.0f} s in all")
+    print(f"report: {report}")
+
+
+def _exit_code(result: RunResult) -> int:
+    stopped_by = result.outcome.stopped_by
+    return 128 + signal.Signals[stopped_by].value if stopped_by.startswith("SIG") else 0

@@ -1,0 +1,103 @@
+"""What a training run is asked to do, in one frozen object that is written beside its results."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from fastdml.errors import InputError
+
+
+class ConfigError(InputError):
+    """A setting of a run that cannot work; the message names it, what it was and what is accepted."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of one run.
+
+    Attributes:
+        data: name of a data set, see `fastdml.training.catalogue.DATASETS`.
+        loss: name of a loss, see `fastdml.training.catalogue.LOSSES`.
+        steps: optimiser steps; the learning-rate schedule is laid out over them.
+        seconds: limit on the training time, evaluations included, in seconds; None for no limit. See
+            `fastdml.training.schedule.StepBudget` for what it does to the schedule.
+        batch: images a step, a multiple of ``samples_per_class``.
+        samples_per_class: images of each class in a batch, at least 2.
+        embedding_dim: width of the embedding.
+        network_width: channels of the network's first block.
+        learning_rate: peak rate of AdamW.
+        weight_decay: decoupled, on weight matrices only.
+        warmup_steps: steps over which the rate rises linearly from 0.
+        evaluations: how often Recall@K is measured during training, for the curve.
+        augment: whether training images are perturbed.
+        seed: of the initial weights, the batches and the augmentation.
+        backend: name of a fastdml backend, or None for the best that can run.
+        device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:<n>".
+    """
+
+    data: str = "glyphs"
+    loss: str = "multi-similarity"
+    steps: int = 500
+    seconds: float | None = None
+    batch: int = 128
+    samples_per_class: int = 8
+    embedding_dim: int = 64
+    network_width: int = 32
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    warmup_steps: int = 20
+    evaluations: int = 6
+    augment: bool = True
+    seed: int = 0
+    backend: str | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        _at_least("steps", self.steps, 1)
+        _at_least("samples_per_class", self.samples_per_class, 2)
+        _at_least("embedding_dim", self.embedding_dim, 1)
+        _at_least("network_width", self.network_width, 1)
+        _at_least("warmup_steps", self.warmup_steps, 0)
+        _at_least("evaluations", self.evaluations, 0)
+        _at_least("seed", self.seed, 0)
+        if self.seconds is not None and not self.seconds > 0:
+            raise ConfigError(f"seconds must be None or above 0, got {self.seconds}")
+        if self.batch < 2 * self.samples_per_class or self.batch % self.samples_per_class:
+            raise ConfigError(
+                f"batch must be a multiple of samples_per_class ({self.samples_per_class}) that holds at least "
+                f"two classes, got {self.batch}"
+            )
+        if not self.learning_rate > 0:
+            raise ConfigError(f"learning_rate must be above 0, got {self.learning_rate}")
+        if not self.weight_decay >= 0:
+            raise ConfigError(f"weight_decay must be at least 0, got {self.weight_decay}")
+
+    @property
+    def classes_per_batch(self) -> int:
+        """Classes in a batch."""
+        return self.batch // self.samples_per_class
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, path: str | Path) -> TrainConfig:
+        """The settings of a run from its config.json."""
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path} must be the config.json of a run: {error}") from error
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(f"{path} has settings that do not exist: {', '.join(unknown)}")
+        return cls(**values)
+
+
+def _at_least(name: str, value: int, lowest: int) -> None:
+    if value < lowest:
+        raise ConfigError(f"{name} must be at least {lowest}, got {value}")

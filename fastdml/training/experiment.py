@@ -1,0 +1,243 @@
+"""One run from its settings to its report: data, baselines, training, evaluation, what fusing buys."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import fastdml
+from fastdml.backends import BACKENDS, select
+from fastdml.data import Split
+from fastdml.training import fusion_panel
+from fastdml.training.catalogue import find_dataset, find_loss
+from fastdml.training.checkpoint import save_weights
+from fastdml.training.config import ConfigError, TrainConfig
+from fastdml.training.environment import Environment, describe
+from fastdml.training.evaluation import SplitRetrieval, embed, raw_pixels, retrieve
+from fastdml.training.fusion_panel import FusionPanel
+from fastdml.training.loop import FitOutcome, NonFiniteLossError, fit
+from fastdml.training.network import EmbeddingNetwork, count_parameters
+from fastdml.training.progress import Display
+from fastdml.training.run import RunDirectory
+from fastdml.training.stopping import StopRequest
+
+
+@dataclass
+class RunResult:
+    """Everything that a run found; the report is made from it.
+
+    ``rows`` maps "raw pixels", "untrained" and "trained" to Recall@K (K -> share); ``curve`` is (step,
+    Recall@1) from step 0 on; ``seconds`` by part of the run.
+    """
+
+    config: TrainConfig
+    environment: Environment
+    train: Split
+    test: Split
+    rows: dict[str, dict[int, float]]
+    curve: list[tuple[int, float]]
+    outcome: FitOutcome
+    final: SplitRetrieval
+    parameters: int
+    panel: FusionPanel | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def status(self) -> str:
+        """"complete", "stopped by time", or "interrupted (SIGINT)"."""
+        if self.outcome.stopped_by == "steps":
+            return "complete"
+        if self.outcome.stopped_by == "time":
+            return "stopped by time"
+        return f"interrupted ({self.outcome.stopped_by})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """What metrics.json holds."""
+        return {
+            "status": self.status,
+            "steps": self.outcome.steps_taken,
+            "steps_planned": self.outcome.steps_planned,
+            "recall": {name: {f"R@{k}": value for k, value in row.items()} for name, row in self.rows.items()},
+            "recall_at_1_curve": [{"step": step, "recall_at_1": value} for step, value in self.curve],
+            "queries": self.final.result.queries,
+            "queries_without_positive": self.final.result.queries_without_positive,
+            "parameters": self.parameters,
+            "seconds": self.seconds,
+            "fusion": self.panel.to_dict() if self.panel is not None else None,
+            "environment": self.environment.to_dict(),
+        }
+
+
+def run_experiment(
+    config: TrainConfig,
+    out: str | Path,
+    display: Display,
+    *,
+    overwrite: bool = False,
+    panel_seconds: float = 14.0,
+    write_report: Callable[[RunResult, RunDirectory], None] | None = None,
+) -> RunResult:
+    """Train as ``config`` says and leave every file of the run in ``out``.
+
+    SIGINT and SIGTERM end training after the current step; all files are written then too.
+
+    Args:
+        out: directory of the run; one that already holds a run raises ConfigError unless ``overwrite``.
+        panel_seconds: time for measuring what fusing buys; 0 leaves it out.
+        write_report: makes report.html; None for the built-in report.
+
+    Raises:
+        ConfigError: a setting that cannot work; nothing is written then.
+        BackendError: the backend that was asked for cannot run here; nothing is written then.
+        NonFiniteLossError: training met a NaN or an infinity; the batch, the log, the weights and a
+            metrics.json that says so are there.
+    """
+    if write_report is None:
+        from fastdml.training.report import write_report
+    device = _device(config.device)
+    loss = find_loss(config.loss).make().to(device)
+    dataset = find_dataset(config.data)
+    started = time.perf_counter()
+    with StopRequest() as stop, _backend(config.backend), torch.random.fork_rng():
+        display.on_phase(f"Loading {config.data}")
+        train, test = dataset.load("train"), dataset.load("test")
+        torch.manual_seed(config.seed)
+        model = make_network(config, train).to(device)
+        environment = describe(device, *select(device.type, torch.float32))
+        with RunDirectory(out, overwrite) as run:
+            run.write_json("config.json", config.to_dict())
+            result = _train_and_evaluate(config, model, loss, train, test, environment, run, display, stop)
+            result.seconds["start"] = time.perf_counter() - started - sum(result.seconds.values())
+            if panel_seconds > 0 and not stop.asked:
+                result.panel = _measure_fusion(config, environment, device, panel_seconds, display, stop)
+                result.seconds["fusion panel"] = result.panel.seconds
+            result.seconds["total"] = time.perf_counter() - started
+            run.write_json("metrics.json", result.to_dict())
+            write_report(result, run)
+    return result
+
+
+def make_network(config: TrainConfig, train: Split) -> EmbeddingNetwork:
+    """The network of a run with fresh weights, set up for the pixels of the training images."""
+    images = train.images[torch.arange(len(train))]
+    model = EmbeddingNetwork(config.embedding_dim, config.network_width, image_size=images.shape[-1])
+    model.set_pixel_statistics(images)
+    return model
+
+
+def _train_and_evaluate(
+    config: TrainConfig,
+    model: EmbeddingNetwork,
+    loss: nn.Module,
+    train: Split,
+    test: Split,
+    environment: Environment,
+    run: RunDirectory,
+    display: Display,
+    stop: StopRequest,
+) -> RunResult:
+    device = next(model.parameters()).device
+    display.on_phase(f"Retrieving among {test.num_classes} unseen classes before training")
+    begun = time.perf_counter()
+    rows = {"raw pixels": retrieve(raw_pixels(test), test).result.recall}
+    pixels_seconds = time.perf_counter() - begun
+    rows["untrained"] = retrieve(embed(model, test, device), test).result.recall
+    each = time.perf_counter() - begun - pixels_seconds
+    curve = [(0, rows["untrained"][1])]
+
+    def evaluate_now(step: int) -> None:
+        recall = retrieve(embed(model, test, device), test).result.recall
+        curve.append((step, recall[1]))
+        run.log_evaluation({"step": step, **{f"R@{k}": value for k, value in recall.items()}})
+        display.on_evaluation(step, recall)
+
+    display.on_phase(f"Training: {config.steps} steps of {config.batch} images, loss {config.loss}")
+    try:
+        outcome = fit(model, loss, train, config, run, display, stop, evaluate_now, each)
+    except NonFiniteLossError as error:
+        _save(run, model, config, "non-finite loss")
+        run.write_json("metrics.json", {"status": "non-finite loss", "message": str(error)})
+        raise
+    finally:
+        display.close()
+    _save(run, model, config, outcome.stopped_by)
+    display.on_phase("Retrieving with the trained network")
+    ended = time.perf_counter()
+    final = retrieve(embed(model, test, device), test)
+    rows["trained"] = final.result.recall
+    curve.append((outcome.steps_taken, rows["trained"][1]))
+    run.log_evaluation(
+        {"step": outcome.steps_taken, **{f"R@{k}": value for k, value in rows["trained"].items()}}
+    )
+    display.on_evaluation(outcome.steps_taken, rows["trained"])
+    seconds = {
+        "baselines": pixels_seconds + each,
+        "training": outcome.seconds,
+        "final evaluation": time.perf_counter() - ended,
+    }
+    return RunResult(
+        config, environment, train, test, rows, curve, outcome, final, count_parameters(model), seconds=seconds
+    )
+
+
+def _save(run: RunDirectory, model: nn.Module, config: TrainConfig, stopped_by: str) -> None:
+    save_weights(
+        run.weights,
+        model,
+        {
+            "network": "fastdml.training.network.EmbeddingNetwork",
+            "embedding_dim": str(config.embedding_dim),
+            "network_width": str(config.network_width),
+            "stopped_by": stopped_by,
+        },
+    )
+
+
+def _measure_fusion(
+    config: TrainConfig,
+    environment: Environment,
+    device: torch.device,
+    seconds: float,
+    display: Display,
+    stop: StopRequest,
+) -> FusionPanel:
+    display.on_phase(f"Measuring what fusing buys here: {environment.backend} against the dense reference")
+    return fusion_panel.measure(
+        config.loss,
+        environment.backend,
+        device,
+        config.embedding_dim,
+        config.samples_per_class,
+        seconds,
+        go_on=lambda: not stop.asked,
+    )
+
+
+@contextmanager
+def _backend(name: str | None) -> Iterator[None]:
+    """The backend that was asked for; with None, what FASTDML_BACKEND says stays."""
+    if name is not None and name not in BACKENDS:
+        raise ConfigError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
+    with nullcontext() if name is None else fastdml.use_backend(name):
+        yield
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device must be auto, cpu, cuda or cuda:<n>, got {name!r}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device must be auto, cpu, cuda or cuda:<n>, got {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device {name!r} is not here: this machine has {torch.cuda.device_count()} CUDA devices")
+    return device

@@ -1,0 +1,122 @@
+"""Peak memory of one loss step, measured in a process of its own.
+
+Run as ``python -m fastdml.training.fusion_memory``: reads a JSON request on stdin, writes one JSON line
+``[size, bytes or null]`` a size on stdout. On Linux the process's resident-set high-water mark is reset before
+each step (/proc/self/clear_refs) and read after it (VmHWM), so what is counted is what the step really
+touched, temporaries of the matrix products included, and the gradient too.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def can_measure() -> bool:
+    """Whether this system lets a process reset and read its own high-water mark (Linux)."""
+    return _STATUS.exists() and os.access(_CLEAR, os.W_OK)
+
+
+def peak_memory(
+    loss_name: str, backend: str, sizes: Sequence[int], samples_per_class: int, dim: int, timeout: float
+) -> dict[int, int]:
+    """Bytes by which one forward and backward raises the resident set, for each batch size in turn.
+
+    Measured in a fresh process on the CPU. Sizes that the ``timeout`` (seconds, for all of them) cut off, or
+    that could not be measured, are absent.
+    """
+    request = {
+        "loss": loss_name,
+        "backend": backend,
+        "sizes": list(sizes),
+        "samples_per_class": samples_per_class,
+        "dim": dim,
+    }
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    environment.pop("FASTDML_BACKEND", None)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "fastdml.training.fusion_memory"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+        start_new_session=True,  # Ctrl-C is for the run, which then ends in order
+    )
+    try:
+        output, _ = child.communicate(json.dumps(request), timeout=timeout)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        output, _ = child.communicate()
+    except BaseException:
+        child.kill()
+        child.wait()
+        raise
+    return _parse(output)
+
+
+def _parse(output: str) -> dict[int, int]:
+    found = {}
+    for line in output.splitlines():
+        try:
+            size, value = json.loads(line)
+        except ValueError:  # the last line of a process that was cut off
+            continue
+        found[int(size)] = int(value)
+    return found
+
+
+def _measure(request: dict[str, Any]) -> None:
+    import fastdml
+    from fastdml.training.catalogue import find_loss
+    from fastdml.training.fusion_panel import make_batch
+
+    loss = find_loss(request["loss"]).make()
+
+    def step(size: int) -> None:
+        embeddings, labels = make_batch(size, request["samples_per_class"], request["dim"])
+        _release_memory()
+        before = _reset_high_water()
+        with fastdml.use_backend(request["backend"]):
+            loss(embeddings, labels).backward()
+        peaks[size] = max(_status_bytes("VmHWM") - before, 0)
+
+    peaks: dict[int, int] = {}
+    step(8 * request["samples_per_class"])  # loads libraries and starts threads; not reported
+    for size in request["sizes"]:
+        step(size)
+        print(json.dumps([size, peaks[size]]), flush=True)
+
+
+def _release_memory() -> None:
+    """Hand freed memory back to the system, so that it cannot hide what the next step takes."""
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):  # not the GNU C library
+        pass
+
+
+def _reset_high_water() -> int:
+    _CLEAR.write_text("5")
+    return _status_bytes("VmRSS")
+
+
+def _status_bytes(field: str) -> int:
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{_STATUS} has no {field}")
+
+
+if __name__ == "__main__":
+    _measure(json.load(sys.stdin))

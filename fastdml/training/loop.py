@@ -1,0 +1,197 @@
+"""The training loop: batches, steps, the log, and the ways in which it ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fastdml.data import Augment, Split
+from fastdml.data.samplers import ClassBalancedBatchSampler
+from fastdml.training.checkpoint import save_tensors
+from fastdml.training.config import TrainConfig
+from fastdml.training.network import global_gradient_norm, parameter_groups
+from fastdml.training.run import RunDirectory
+from fastdml.training.schedule import StepBudget, learning_rate_factor
+from fastdml.training.stopping import StopRequest
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss or its gradient was NaN or infinite; the batch is saved, the parameters are of the step before."""
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One line of log.jsonl. Times in seconds; ``seconds`` since training began, evaluations included."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    step_seconds: float
+    loss_seconds: float
+    images_per_second: float
+    seconds: float
+
+
+class StepWatcher(Protocol):
+    """Who is told about a running training."""
+
+    def on_step(self, record: StepRecord, steps: int) -> None:
+        """A step of ``steps`` was made."""
+
+    def on_note(self, text: str) -> None:
+        """Something that a person should know."""
+
+
+@dataclass(frozen=True)
+class FitOutcome:
+    """How training ended: ``stopped_by`` is "steps", "time" or the name of a signal."""
+
+    steps_taken: int
+    steps_planned: int
+    stopped_by: str
+    seconds: float
+
+
+def fit(
+    model: nn.Module,
+    loss: nn.Module,
+    split: Split,
+    config: TrainConfig,
+    run: RunDirectory,
+    watcher: StepWatcher,
+    stop: StopRequest,
+    evaluate_now: Callable[[int], None],
+    evaluation_seconds: float = 0.0,
+) -> FitOutcome:
+    """Train ``model`` in place with AdamW.
+
+    Args:
+        split: the training images and labels; batches are moved to the model's device.
+        run: an entered run directory; gets a line a step.
+        stop: asked between steps.
+        evaluate_now: called with the step number, ``config.evaluations - 1`` times at even distances; the last
+            evaluation, after training, is the caller's.
+        evaluation_seconds: what one such call takes, for keeping a time limit.
+
+    Raises:
+        NonFiniteLossError: after the batch was saved.
+    """
+    optimiser = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.learning_rate)
+    sampler = ClassBalancedBatchSampler(
+        split.labels,
+        classes_per_batch=config.classes_per_batch,
+        samples_per_class=config.samples_per_class,
+        seed=config.seed,
+        num_batches=config.steps,
+    )
+    device = next(model.parameters()).device
+    generator = torch.Generator(device).manual_seed(config.seed)
+    augment = Augment() if config.augment else None
+    budget = StepBudget(config.steps, config.seconds)
+    started = time.perf_counter()
+    stopped_by, step = "steps", 0
+    model.train()
+    for rows in sampler:
+        if stop.asked or step >= budget.steps or budget.out_of_time(time.perf_counter() - started):
+            break
+        begun = time.perf_counter()
+        rate = config.learning_rate * learning_rate_factor(step, budget.steps, config.warmup_steps)
+        batch = _Batch.take(split, rows, augment, generator)
+        step += 1
+        value, norm, loss_seconds = _step(model, loss, optimiser, rate, batch, step, run)
+        now = time.perf_counter()
+        record = StepRecord(
+            step=step,
+            loss=value,
+            learning_rate=rate,
+            gradient_norm=norm,
+            step_seconds=now - begun,
+            loss_seconds=loss_seconds,
+            images_per_second=len(batch.rows) / (now - begun),
+            seconds=now - started,
+        )
+        run.log_step(asdict(record))
+        if budget.observe(step, now - started, max(config.evaluations - 1, 0) * evaluation_seconds):
+            watcher.on_note(
+                f"{config.steps} steps do not fit into {config.seconds:g} s on this machine: "
+                f"the run is planned anew with {budget.steps}"
+            )
+        watcher.on_step(record, budget.steps)
+        if _evaluation_due(step, budget.steps, config.evaluations) and not stop.asked:
+            evaluate_now(step)
+    seconds = time.perf_counter() - started
+    if stop.signal_name is not None:
+        stopped_by = stop.signal_name
+    elif step < budget.steps or budget.steps < config.steps:
+        stopped_by = "time"
+    return FitOutcome(step, budget.steps, stopped_by, seconds)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    rows: Tensor  # int64 [B], of the split
+    images: Tensor  # float32 [B, 1, H, W] in [0, 1]
+    labels: Tensor  # int64 [B]
+
+    @staticmethod
+    def take(split: Split, rows: Tensor, augment: Augment | None, generator: torch.Generator) -> _Batch:
+        device = generator.device
+        images = split.batch(rows).to(device)
+        if augment is not None:
+            images = augment(images, generator)
+        return _Batch(rows, images, split.labels[rows].to(device))
+
+
+def _step(
+    model: nn.Module,
+    loss: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    rate: float,
+    batch: _Batch,
+    step: int,
+    run: RunDirectory,
+) -> tuple[float, float, float]:
+    """One update; returns (loss, gradient norm, seconds in the loss, forward and backward)."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    embeddings = model(batch.images)
+    # The loss gets embeddings cut from the network's graph: its gradient is then a plain tensor that can be
+    # timed and looked at by itself before it goes on into the network.
+    cut = embeddings.detach().requires_grad_()
+    _wait_for(cut)
+    begun = time.perf_counter()
+    value = loss(cut, batch.labels)
+    value.backward()
+    _wait_for(cut)
+    loss_seconds = time.perf_counter() - begun
+    gradient = cut.grad if cut.grad is not None else torch.zeros_like(cut)
+    if not (bool(torch.isfinite(value)) and bool(torch.isfinite(gradient).all())):
+        raise _non_finite(batch, embeddings, value, step, run)
+
+    optimiser.zero_grad(set_to_none=True)
+    embeddings.backward(gradient)
+    norm = global_gradient_norm(model)
+    optimiser.step()
+    return float(value), norm, loss_seconds
+
+
+def _non_finite(batch: _Batch, embeddings: Tensor, value: Tensor, step: int, run: RunDirectory) -> Exception:
+    tensors = {"rows": batch.rows, "images": batch.images, "labels": batch.labels, "embeddings": embeddings}
+    save_tensors(run.failed_batch, tensors, {"step": str(step), "loss": str(float(value))})
+    what = f"loss {float(value)}" if not bool(torch.isfinite(value)) else "a non-finite gradient of the loss"
+    return NonFiniteLossError(f"step {step} gave {what}; its batch is in {run.failed_batch}")
+
+
+def _evaluation_due(step: int, steps: int, evaluations: int) -> bool:
+    return any(step == round(part * steps / evaluations) for part in range(1, evaluations))
+
+
+def _wait_for(tensor: Tensor) -> None:
+    if tensor.is_cuda:
+        torch.cuda.synchronize(tensor.device)
