@@ -54,7 +54,7 @@ class Native:
             except extension.BuildError as error:
                 if extension.build_mode() == "1":
                     raise SystemExit(f"fastdml: FASTDML_BUILD_EXT=1, and {error}") from None
-                print(f"fastdml: no native extension, a pure wheel is made: {error}", flush=True)
+                print(f"fastdml: no native extension, a pure package is made: {error}", flush=True)
                 self.wanted = False
         return self.folder
 
@@ -67,13 +67,17 @@ class Native:
         shutil.rmtree(product, ignore_errors=True)
         plan = extension.plan_part("cpu", ROOT / "csrc", torch, compiler)
         extension.build(plan, WORK / "cpu", product)
+        if torch.cuda is not None:
+            self._compile_cuda(torch, compiler, product)
+        print(f"fastdml: native extension built by {compiler.version}, torch {torch.version}", flush=True)
+        return product
+
+    def _compile_cuda(self, torch: Any, compiler: Any, product: Path) -> None:
         try:
             plan = extension.plan_part("cuda", ROOT / "csrc", torch, compiler, extension.find_cuda())
             extension.build(plan, WORK / "cuda", product)
         except extension.BuildError as error:
             print(f"fastdml: no CUDA library: {error}", flush=True)
-        print(f"fastdml: native extension built by {compiler.version}, torch {torch.version}", flush=True)
-        return product
 
 
 native = Native()

@@ -1,7 +1,9 @@
 // The Python module fastdml._C: tells how the extension was built and what this processor can do.
-#include <pybind11/pybind11.h>
-
 #include "build_info.h"
+#include "cpu/isa.h"
+
+#include <pybind11/pybind11.h>
+#include <string>
 
 namespace py = pybind11;
 
@@ -33,10 +35,15 @@ py::dict cpu_features() {
   return features;
 }
 
+std::string instruction_set() { return fastdml::isa_name(fastdml::detect_isa()); }
+
 } // namespace
 
 PYBIND11_MODULE(_C, module) {
   module.doc() = "How the native extension of fastdml was built, and what this processor can do.";
-  module.def("build_info", &build_info, "The compiler, its flags, the torch built against, the instruction sets.");
-  module.def("cpu_features", &cpu_features, "Which of the features that fastdml asks about this processor has.");
+  module.def("build_info", &build_info,
+             "The compiler, its flags, the torch built against, the instruction sets.");
+  module.def("cpu_features", &cpu_features,
+             "Which of the features that fastdml asks about this processor has.");
+  module.def("instruction_set", &instruction_set, "The instruction set whose kernels run here.");
 }

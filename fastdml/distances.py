@@ -20,4 +20,6 @@ def check_distance(distance: Any) -> None:
     if type(distance).__name__ in ("CosineSimilarity", "DotProductSimilarity") and found == wanted:
         return
     settings = ", ".join(f"{name}={value}" for name, value in found.items() if value is not None)
-    raise InputError(f"distance must be CosineSimilarity() or None, got {type(distance).__name__}({settings})")
+    raise InputError(
+        f"distance must be CosineSimilarity() or None, got {type(distance).__name__}({settings})"
+    )

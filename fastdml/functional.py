@@ -81,7 +81,8 @@ def check_pairs(
     _check_rows("ref_emb", ref_embeddings)
     if ref_embeddings.shape[1] != embeddings.shape[1]:
         raise InputError(
-            f"ref_emb must have shape [M, {embeddings.shape[1]}] like embeddings, got {list(ref_embeddings.shape)}"
+            f"ref_emb must have shape [M, {embeddings.shape[1]}] like embeddings, "
+            f"got {list(ref_embeddings.shape)}"
         )
     for attribute in ("dtype", "device"):
         wanted, got = getattr(embeddings, attribute), getattr(ref_embeddings, attribute)

@@ -41,7 +41,7 @@ class MinedPairs(Sequence[Tensor]):
         self._listed: tuple[Tensor, ...] | None = None
 
     def mined_on(self, embeddings: Tensor, ref_embeddings: Tensor | None) -> bool:
-        """Whether these are the values that were mined, detached or not; else the selection is that of others."""
+        """Whether these are the values that were mined, detached or not."""
         return _same_values(self.embeddings, embeddings) and _same_values(self.ref_embeddings, ref_embeddings)
 
     def __len__(self) -> int:
@@ -93,14 +93,20 @@ def _same_values(a: Tensor | None, b: Tensor | None) -> bool:
         return True
     if a is None or b is None or torch.compiler.is_compiling():
         return False
-    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype
+    return (
+        a.data_ptr() == b.data_ptr()
+        and a.shape == b.shape
+        and a.stride() == b.stride()
+        and a.dtype == b.dtype
+    )
 
 
 class MultiSimilarityMiner(nn.Module):
     """Keeps, for every anchor, the pairs that its hardest pair of the other kind makes informative.
 
-    A negative is kept if ``S + epsilon`` exceeds the anchor's least similar positive, a positive if ``S - epsilon``
-    is below its most similar negative; S is the cosine similarity (CVPR 2019, arXiv 1904.06627, section 3.2).
+    A negative is kept if ``S + epsilon`` exceeds the anchor's least similar positive, a positive if
+    ``S - epsilon`` is below its most similar negative; S is the cosine similarity (CVPR 2019, arXiv
+    1904.06627, section 3.2).
 
     Args:
         epsilon: the margin.
@@ -120,9 +126,13 @@ class MultiSimilarityMiner(nn.Module):
         self.epsilon = epsilon
 
     def forward(
-        self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None = None, ref_labels: Tensor | None = None
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
     ) -> MinedPairs:
-        """The mined pairs of a batch [N, D] with labels [N], among themselves or against [M, D] with labels [M].
+        """The mined pairs of a batch [N, D], labels [N], in itself or against [M, D], labels [M].
 
         Raises:
             InputError: an argument of the wrong shape, dtype or device.

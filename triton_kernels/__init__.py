@@ -1,1 +1,1 @@
-"""The kernels in Triton, with their launchers; installed as `fastdml.triton_kernels`."""
+"""Triton kernels of the engines, free of autograd: tensors in, tensors out."""

@@ -169,7 +169,7 @@ def _refusal(
     dtype: torch.dtype,
     unsupported: Callable[[str], str | None] | None,
 ) -> str:
-    can = [name for name in BACKENDS if _against(name, device_type, dtype, unsupported) is None]
+    can = [name for name in BACKENDS if _against(name, device_type, dtype, unsupported, asked=True) is None]
     return (
         f"backend {asked!r} was asked for and cannot run {dtype} on {device_type}: {why}. "
         f"What can: {', '.join(can) or 'none'}"

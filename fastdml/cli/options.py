@@ -7,10 +7,14 @@ from typing import Annotated
 
 import typer
 
-Steps = Annotated[int, typer.Option(help="Optimiser steps; the learning-rate schedule is laid out over them.")]
+Steps = Annotated[
+    int, typer.Option(help="Optimiser steps; the learning-rate schedule is laid out over them.")
+]
 Seconds = Annotated[
     float | None,
-    typer.Option(help="Limit on the training time. Where the steps would not fit, fewer are planned, early on."),
+    typer.Option(
+        help="Limit on the training time. Where the steps would not fit, fewer are planned, early on."
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
 Backend = Annotated[
@@ -18,7 +22,8 @@ Backend = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<n>.")]
 Out = Annotated[
-    Path | None, typer.Option(help="Directory of the run; by default a new one under runs/.", show_default=False)
+    Path | None,
+    typer.Option(help="Directory of the run; by default a new one under runs/.", show_default=False),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that is in --out.")]
 PanelSeconds = Annotated[

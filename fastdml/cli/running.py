@@ -23,7 +23,7 @@ from fastdml.training.progress import make_display
 def run_and_show(
     settings: Mapping[str, object], out: Path, overwrite: bool, panel_seconds: float, open_report: bool
 ) -> None:
-    """Train with the settings of a TrainConfig, print the result and the report's path; exits by typer.Exit."""
+    """Train with the settings of a TrainConfig, print the result and where its report is."""
     console = Console()
     try:
         config = TrainConfig(**settings)  # type: ignore[arg-type]

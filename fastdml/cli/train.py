@@ -12,6 +12,7 @@ from fastdml.cli.running import run_and_show
 from fastdml.training.config import TrainConfig
 from fastdml.training.run import RunDirectory
 
+
 def train(
     data: Annotated[str, typer.Option(help="Data set: glyphs.")] = TrainConfig.data,
     loss: Annotated[str, typer.Option(help="Loss: multi-similarity.")] = TrainConfig.loss,

@@ -103,8 +103,13 @@ class Augment:
         a = wide * cos + shear * sin / scale
         b = wide * sin - shear * cos / scale
         c, d = -sin * tall, cos * tall
-        theta = torch.stack([a, b, -(a * dx + b * dy), c, d, -(c * dx + d * dy)], dim=1).view(size, 2, 3)
-        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+        height, width = images.shape[-2:]
+        x, y = _middles(width, images.device), _middles(height, images.device)
+        grid = images.new_empty(size, height, width, 2)
+        for axis, (along_x, along_y) in enumerate(((a, b), (c, d))):
+            column = along_x[:, None] * x  # [B, W]
+            row = along_y[:, None] * y - (along_x * dx + along_y * dy)[:, None]  # [B, H]
+            torch.add(column[:, None, :], row[:, :, None], out=grid[..., axis])
         return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
     def _kept(self, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -130,6 +135,11 @@ def _check(images: Tensor, generator: torch.Generator) -> None:
         raise ValueError(f"images must have dtype torch.float32 with values in [0, 1], got {images.dtype}")
     if images.device.type != generator.device.type:
         raise ValueError(f"generator must be on the images' device {images.device}, got {generator.device}")
+
+
+def _middles(side: int, device: torch.device) -> Tensor:
+    """Middles of `side` pixels on the sampling grid's scale, where the image's edges are -1 and 1."""
+    return (2 * torch.arange(side, device=device) + 1) / side - 1
 
 
 def _uniform(size: int, low: float, high: float, generator: torch.Generator) -> Tensor:

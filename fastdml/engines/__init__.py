@@ -1,1 +1,1 @@
-"""The streaming engines: each lays out the work of one family of losses and hides the backends behind one call."""
+"""The streaming engines: each lays out one family of losses and hides the backends behind one call."""

@@ -38,7 +38,7 @@ def pair_losses(
     Raises:
         BackendError: the backend that was asked for cannot run here.
     """
-    if ref_embeddings is not None and ref_embeddings.shape[0] == 0 or embeddings.numel() == 0:
+    if (ref_embeddings is not None and ref_embeddings.shape[0] == 0) or embeddings.numel() == 0:
         return reference.pair_losses(rule, embeddings, labels, ref_embeddings, ref_labels)
     backend = select(
         embeddings.device.type, embeddings.dtype, lambda name: rule.unsupported(name, embeddings.dtype)
@@ -82,9 +82,18 @@ class _PairLosses(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         needs = ctx.needs_input_grad[:2]
-        found = _PairGradients.apply(grads[0], *ctx.saved_tensors, ctx.backend, ctx.rule, ctx.constants, *needs)
+        found = _PairGradients.apply(
+            grads[0], *ctx.saved_tensors, ctx.backend, ctx.rule, ctx.constants, *needs
+        )
         dtype = ctx.saved_tensors[0].dtype
-        return (*(grad.to(dtype) if need else None for grad, need in zip(found, needs, strict=True)), None, None, None, None, None)
+        return (
+            *(grad.to(dtype) if need else None for grad, need in zip(found, needs, strict=True)),
+            None,
+            None,
+            None,
+            None,
+            None,
+        )
 
 
 class _PairGradients(torch.autograd.Function):
@@ -127,7 +136,6 @@ class _PairGradients(torch.autograd.Function):
     @staticmethod
     def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Any, ...]:
         raise NotImplementedError(
-            "the fused pair losses can be differentiated once, not twice; for second derivatives run the loss under "
-            "fastdml.use_backend('reference')"
+            "the fused pair losses can be differentiated once, not twice; for second derivatives run the "
+            "loss under fastdml.use_backend('reference')"
         )
-

@@ -3,16 +3,16 @@
 Both operators are opaque and functional, one pair for each native backend. The forward returns, beside the
 losses, all that the backward reads:
 
-==========  ==============  ==================================================================================
+==========  ==============  ==============================================================================
 ``losses``  [N]             loss of every anchor, in the order of the input, accumulator dtype
 ``units``   [N + M, D]      unit rows sorted by label, anchors first, then candidates; M = 0 for self-pairs
 ``norms``   [N + M]         their L2 norms before normalisation, accumulator dtype
 ``order``   [N + M], int64  the input row of every sorted row, counted within anchors or candidates
-``spans``   [2, N + M],     start and end of the positives of every sorted row: among the sorted candidates for
-            int32           an anchor, among the sorted anchors for a candidate
+``spans``   [2, N + M],     start and end of the positives of every sorted row: among the sorted candidates
+            int32           for an anchor, among the sorted anchors for a candidate
 ``rows``    [4, N]          what the rule's weights read of every sorted anchor, accumulator dtype
 ``tiles``   [T]             similarities kept for the backward where a backend gains by it, else empty
-==========  ==============  ==================================================================================
+==========  ==============  ==============================================================================
 
 The accumulator dtype is float64 for float64 input and float32 for all others.
 """
@@ -24,8 +24,8 @@ from torch import Tensor
 
 FORWARD_SCHEMA = (
     "(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, str rule, "
-    "float[] constants, bool keep) -> (Tensor losses, Tensor units, Tensor norms, Tensor order, Tensor spans, "
-    "Tensor rows, Tensor tiles)"
+    "float[] constants, bool keep) -> (Tensor losses, Tensor units, Tensor norms, Tensor order, "
+    "Tensor spans, Tensor rows, Tensor tiles)"
 )
 BACKWARD_SCHEMA = (
     "(Tensor grad_losses, Tensor units, Tensor norms, Tensor order, Tensor spans, Tensor rows, Tensor tiles, "

@@ -1,4 +1,4 @@
-"""What every pair loss shares: the call of pytorch-metric-learning, its distance, its reducers, its index tuples."""
+"""What every pair loss shares: the call, distance, reducers and index tuples of pytorch-metric-learning."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ class PairLoss(nn.Module):
         Args:
             embeddings: [N, D], float32, bfloat16, float16 or float64; normalised inside.
             labels: [N], any integer dtype, on the device of the embeddings.
-            indices_tuple: what a miner returned: a lazy tuple of :mod:`fastdml.miners`, which is fused into the
-                loss; or index tensors, anchors and positives and anchors and negatives, or triplets.
-            ref_emb: [M, D] candidates to compare with instead of the batch itself; then no anchor is left out as
-                its own candidate, also where ``ref_labels`` is ``labels``.
+            indices_tuple: what a miner returned: a lazy tuple of :mod:`fastdml.miners`, which is fused into
+                the loss; or index tensors, anchors and positives and anchors and negatives, or triplets.
+            ref_emb: [M, D] candidates to compare with instead of the batch itself; then no anchor is left out
+                as its own candidate, also where ``ref_labels`` is ``labels``.
             ref_labels: [M].
 
         Returns:
@@ -105,12 +105,17 @@ class PairLoss(nn.Module):
         return reference.pair_losses(self.rule, embeddings, labels, ref_embeddings, ref_labels, masks)
 
 
-def masks_of_indices(pairs: Any, anchors: int, candidates: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Bool masks [N, M] of listed pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives).
+def masks_of_indices(
+    pairs: Any, anchors: int, candidates: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Bool masks [N, M] of listed pairs.
+
+    Args:
+        pairs: index tensors (anchors, positives, anchors, negatives) or (anchors, positives, negatives).
 
     Raises:
-        InputError: another number of tensors, lengths that differ, an index out of range (checked on the CPU only:
-            reading indices back from a GPU would stall it).
+        InputError: another number of tensors, lengths that differ, an index out of range (checked on the CPU
+            only: reading indices back from a GPU would stall it).
     """
     if not isinstance(pairs, tuple | list | MinedPairs) or len(pairs) not in (3, 4):
         raise InputError(f"indices_tuple must hold 3 or 4 index tensors, got {type(pairs).__name__}")
@@ -125,7 +130,7 @@ def masks_of_indices(pairs: Any, anchors: int, candidates: int, device: torch.de
                 f"and {list(columns.shape)}"
             )
         for index, bound in ((rows, anchors), (columns, candidates)):
-            if device.type == "cpu" and len(index) and not (0 <= int(index.min()) and int(index.max()) < bound):
+            if device.type == "cpu" and len(index) and (int(index.min()) < 0 or int(index.max()) >= bound):
                 raise InputError(
                     f"indices_tuple must hold {side} indices from 0 to {bound - 1}, "
                     f"got {int(index.min())} to {int(index.max())}"

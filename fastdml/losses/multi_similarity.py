@@ -21,15 +21,16 @@ class MultiSimilarityLoss(PairLoss):
     """Multi-Similarity loss with pair mining and weighting in one sweep, in memory linear in the batch.
 
     ``1/N sum_i { 1/alpha log[1 + sum_P e^{-alpha (S - base)}] + 1/beta log[1 + sum_N e^{beta (S - base)}] }``
-    over the kept positives P and negatives N of every anchor, S the cosine similarity (Wang et al., CVPR 2019,
-    arXiv 1904.06627). Defaults and values are those of pytorch-metric-learning 2.9.
+    over the kept positives P and negatives N of every anchor, S the cosine similarity (Wang et al., CVPR
+    2019, arXiv 1904.06627). Defaults and values are those of pytorch-metric-learning 2.9.
 
     Args:
         alpha: sharpness of the positive term, positive.
         beta: sharpness of the negative term, positive.
         base: similarity at which a pair starts to count.
-        epsilon: mining margin: a negative is kept if ``S + epsilon`` exceeds the anchor's least similar positive, a
-            positive if ``S - epsilon`` is below its most similar negative. None keeps every pair; the paper uses 0.1.
+        epsilon: mining margin: a negative is kept if ``S + epsilon`` exceeds the anchor's least similar
+            positive, a positive if ``S - epsilon`` is below its most similar negative. None keeps every pair;
+            the paper uses 0.1.
         reduction: "mean" over all anchors, "sum", or "none" for the losses [N].
         duplicate: positives at least this similar are dropped as copies of the anchor. None drops none.
         distance: None or pytorch-metric-learning's ``CosineSimilarity()``.
@@ -64,8 +65,8 @@ class MultiSimilarityLoss(PairLoss):
         """The loss as somebody published it.
 
         Args:
-            name: "pml" (pytorch-metric-learning 2.9), "official" (the authors' code: beta 40, mining, positives that
-                are copies of the anchor dropped) or "paper" (base 1, mining).
+            name: "pml" (pytorch-metric-learning 2.9), "official" (the authors' code: beta 40, mining,
+                positives that are copies of the anchor dropped) or "paper" (base 1, mining).
             changes: arguments of the class that differ from the preset.
 
         Raises:

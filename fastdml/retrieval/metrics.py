@@ -33,7 +33,7 @@ class RetrievalResult:
     sets: RetrievalSets
 
     def neighbours(self, queries: Tensor | Sequence[int], k: int = 8) -> tuple[Tensor, Tensor]:
-        """The k nearest gallery rows of the chosen queries (their positions among the queries), nearest first.
+        """The k nearest gallery rows of the queries at the chosen positions, nearest first.
 
         Returns:
             (indices int64 [len(queries), k] into the gallery, similarities of the same shape); index -1 where
@@ -42,12 +42,11 @@ class RetrievalResult:
         sets = self.sets
         chosen = torch.as_tensor(queries, dtype=torch.int64, device=sets.queries.device).reshape(-1)
         count = sets.queries.shape[0]
-        if chosen.numel() and not (0 <= int(chosen.min()) and int(chosen.max()) < count):
-            raise InputError(
-                f"queries must lie in [0, {count - 1}], got {int(chosen.min())} to {int(chosen.max())}"
-            )
         if chosen.numel() == 0:
             return chosen.new_empty((0, k)), sets.queries.new_empty((0, k))
+        lowest, highest = int(chosen.min()), int(chosen.max())
+        if lowest < 0 or highest >= count:
+            raise InputError(f"queries must lie in [0, {count - 1}], got {lowest} to {highest}")
         picked = replace(
             sets,
             queries=sets.queries[chosen],

@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Switch off TF32, reduced-precision fp32 products and autocast inside the block, and restore them after."""
+    """No TF32, no other reduced fp32 products, no autocast and no gradients inside the block."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

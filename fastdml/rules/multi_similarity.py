@@ -28,7 +28,7 @@ class MultiSimilarity(PairRule):
         beta: ``b``, the sharpness of the negative term; positive.
         base: ``l``, the similarity at which a pair starts to count.
         epsilon: mining margin. A negative is kept if ``S + epsilon`` exceeds the anchor's least similar
-            positive, a positive if ``S - epsilon`` is below its most similar negative. None: every pair is kept.
+            positive, a positive if ``S - epsilon`` is below its most similar negative. None keeps every pair.
         duplicate: positives at least this similar are dropped as copies of the anchor. None: none are.
     """
 

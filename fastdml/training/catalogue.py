@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from fastdml.data import Split, glyphs
 from fastdml.losses import MultiSimilarityLoss
 from fastdml.training.config import ConfigError
+
+SplitName = Literal["train", "test"]
 
 
 @dataclass(frozen=True)
@@ -23,15 +25,16 @@ class LossEntry:
 
 @dataclass(frozen=True)
 class DatasetEntry:
-    """A data set that can be trained on: ``load("train" | "test")``, and one line about it."""
+    """A data set that can be trained on: ``load("train")`` or ``load("test")``, and one line about it."""
 
-    load: Callable[[str], Split]
+    load: Callable[[SplitName], Split]
     about: str
 
 
 LOSSES: Mapping[str, LossEntry] = {
     "multi-similarity": LossEntry(
-        lambda: MultiSimilarityLoss(epsilon=0.1), "Multi-Similarity with its pair mining fused in (epsilon 0.1)"
+        lambda: MultiSimilarityLoss(epsilon=0.1),
+        "Multi-Similarity with its pair mining fused in (epsilon 0.1)",
     ),
 }
 

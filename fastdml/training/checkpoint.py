@@ -19,7 +19,7 @@ class CheckpointError(InputError):
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write a file so that at any moment either the old or the new content is there, even after a power cut."""
+    """Write a file so that at any moment the old or the new content is whole, even after a power cut."""
     path = Path(path)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -35,7 +35,9 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     _sync_directory(path.parent)
 
 
-def save_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+def save_tensors(
+    path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
     """Write named tensors and string metadata as safetensors, atomically."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomically(path, save(plain, metadata=metadata))

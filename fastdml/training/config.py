@@ -67,8 +67,8 @@ class TrainConfig:
             raise ConfigError(f"seconds must be None or above 0, got {self.seconds}")
         if self.batch < 2 * self.samples_per_class or self.batch % self.samples_per_class:
             raise ConfigError(
-                f"batch must be a multiple of samples_per_class ({self.samples_per_class}) that holds at least "
-                f"two classes, got {self.batch}"
+                f"batch must be a multiple of samples_per_class ({self.samples_per_class}) that holds at "
+                f"least two classes, got {self.batch}"
             )
         if not self.learning_rate > 0:
             raise ConfigError(f"learning_rate must be above 0, got {self.learning_rate}")

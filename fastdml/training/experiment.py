@@ -51,7 +51,7 @@ class RunResult:
 
     @property
     def status(self) -> str:
-        """"complete", "stopped by time", or "interrupted (SIGINT)"."""
+        """ "complete", "stopped by time", or "interrupted (SIGINT)"."""
         if self.outcome.stopped_by == "steps":
             return "complete"
         if self.outcome.stopped_by == "time":
@@ -63,8 +63,10 @@ class RunResult:
         return {
             "status": self.status,
             "steps": self.outcome.steps_taken,
-            "steps_planned": self.outcome.steps_planned,
-            "recall": {name: {f"R@{k}": value for k, value in row.items()} for name, row in self.rows.items()},
+            "replanned_by_time_limit": self.outcome.replanned,
+            "recall": {
+                name: {f"R@{k}": value for k, value in row.items()} for name, row in self.rows.items()
+            },
             "recall_at_1_curve": [{"step": step, "recall_at_1": value} for step, value in self.curve],
             "queries": self.final.result.queries,
             "queries_without_positive": self.final.result.queries_without_positive,
@@ -100,7 +102,7 @@ def run_experiment(
             metrics.json that says so are there.
     """
     if write_report is None:
-        from fastdml.training.report import write_report
+        write_report = _built_in_report()
     device = _device(config.device)
     loss = find_loss(config.loss).make().to(device)
     dataset = find_dataset(config.data)
@@ -183,7 +185,16 @@ def _train_and_evaluate(
         "final evaluation": time.perf_counter() - ended,
     }
     return RunResult(
-        config, environment, train, test, rows, curve, outcome, final, count_parameters(model), seconds=seconds
+        config,
+        environment,
+        train,
+        test,
+        rows,
+        curve,
+        outcome,
+        final,
+        count_parameters(model),
+        seconds=seconds,
     )
 
 
@@ -220,6 +231,12 @@ def _measure_fusion(
     )
 
 
+def _built_in_report() -> Callable[[RunResult, RunDirectory], None]:
+    from fastdml.training.report import write_report  # the report is made of the classes above
+
+    return write_report
+
+
 @contextmanager
 def _backend(name: str | None) -> Iterator[None]:
     """The backend that was asked for; with None, what FASTDML_BACKEND says stays."""
@@ -239,5 +256,7 @@ def _device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"device must be auto, cpu, cuda or cuda:<n>, got {name!r}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device {name!r} is not here: this machine has {torch.cuda.device_count()} CUDA devices")
+        raise ConfigError(
+            f"device {name!r} is not here: this machine has {torch.cuda.device_count()} CUDA devices"
+        )
     return device

@@ -1,9 +1,9 @@
 """Peak memory of one loss step, measured in a process of its own.
 
 Run as ``python -m fastdml.training.fusion_memory``: reads a JSON request on stdin, writes one JSON line
-``[size, bytes or null]`` a size on stdout. On Linux the process's resident-set high-water mark is reset before
-each step (/proc/self/clear_refs) and read after it (VmHWM), so what is counted is what the step really
-touched, temporaries of the matrix products included, and the gradient too.
+``[size, bytes]`` a size on stdout. On Linux the process's resident-set high-water mark is reset before
+each step (/proc/self/clear_refs) and read after it (VmHWM), so what is counted is what the step touched,
+temporaries of the matrix products included, and the gradient too.
 """
 
 from __future__ import annotations

@@ -84,16 +84,21 @@ def measure(
         timed.append((size, *_interleaved(loss, backend, device, size, samples_per_class, dim, share)))
     measured = [size for size, *_ in timed]
     if device.type == "cuda":
-        peaks = {name: _cuda_peaks(loss, name, device, measured, samples_per_class, dim) for name in (backend, "reference")}
+        peaks = {
+            name: _cuda_peaks(loss, name, device, measured, samples_per_class, dim)
+            for name in (backend, "reference")
+        }
         how = "Memory: torch.cuda.max_memory_allocated during a step, less what was allocated before it."
     elif fusion_memory.can_measure() and go_on():
         peaks = {
-            name: fusion_memory.peak_memory(loss_name, name, measured, samples_per_class, dim, timeout=seconds)
+            name: fusion_memory.peak_memory(
+                loss_name, name, measured, samples_per_class, dim, timeout=seconds
+            )
             for name in (backend, "reference")
         }
         how = (
-            "Memory: highest resident set of a separate process during one forward and backward (VmHWM, reset "
-            "before each), less its resident set just before; it includes the gradient."
+            "Memory: highest resident set of a separate process during one forward and backward (VmHWM, "
+            "reset before each), less its resident set just before; it includes the gradient."
         )
     else:
         peaks = {backend: {}, "reference": {}}

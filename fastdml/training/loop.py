@@ -21,7 +21,10 @@ from fastdml.training.stopping import StopRequest
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss or its gradient was NaN or infinite; the batch is saved, the parameters are of the step before."""
+    """The loss or its gradient was NaN or infinite.
+
+    The batch is saved, and the parameters are those of the step before.
+    """
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,15 @@ class StepWatcher(Protocol):
 
 @dataclass(frozen=True)
 class FitOutcome:
-    """How training ended: ``stopped_by`` is "steps", "time" or the name of a signal."""
+    """How training ended.
+
+    ``stopped_by`` is "steps", "time" or the name of a signal; ``replanned`` says that a time limit changed
+    the schedule on the way, so that the settings alone do not repeat the run; ``seconds`` counts evaluations.
+    """
 
     steps_taken: int
-    steps_planned: int
     stopped_by: str
+    replanned: bool
     seconds: float
 
 
@@ -72,11 +79,11 @@ def fit(
     """Train ``model`` in place with AdamW.
 
     Args:
-        split: the training images and labels; batches are moved to the model's device.
+        split: the training images and labels; batches move to the model's device.
         run: an entered run directory; gets a line a step.
         stop: asked between steps.
-        evaluate_now: called with the step number, ``config.evaluations - 1`` times at even distances; the last
-            evaluation, after training, is the caller's.
+        evaluate_now: called with the step number, ``config.evaluations - 1`` times at even distances; the
+            last evaluation, after training, is the caller's.
         evaluation_seconds: what one such call takes, for keeping a time limit.
 
     Raises:
@@ -96,6 +103,7 @@ def fit(
     budget = StepBudget(config.steps, config.seconds)
     started = time.perf_counter()
     stopped_by, step = "steps", 0
+    evaluations_left = max(config.evaluations - 1, 0)
     model.train()
     for rows in sampler:
         if stop.asked or step >= budget.steps or budget.out_of_time(time.perf_counter() - started):
@@ -117,20 +125,28 @@ def fit(
             seconds=now - started,
         )
         run.log_step(asdict(record))
-        if budget.observe(step, now - started, max(config.evaluations - 1, 0) * evaluation_seconds):
+        first_plan = not budget.replanned
+        if (
+            budget.observe(step, now - begun, now - started, evaluations_left * evaluation_seconds)
+            and first_plan
+        ):
             watcher.on_note(
-                f"{config.steps} steps do not fit into {config.seconds:g} s on this machine: "
-                f"the run is planned anew with {budget.steps}"
+                f"{config.steps} steps do not fit into {config.seconds:g} s at this speed: planning for "
+                f"{budget.steps} now, for more again if it gets faster"
             )
         watcher.on_step(record, budget.steps)
-        if _evaluation_due(step, budget.steps, config.evaluations) and not stop.asked:
+        due = round((config.evaluations - evaluations_left) * budget.steps / max(config.evaluations, 1))
+        if evaluations_left and step >= due and not stop.asked:
+            begun = time.perf_counter()
             evaluate_now(step)
+            evaluation_seconds = time.perf_counter() - begun
+            evaluations_left -= 1
     seconds = time.perf_counter() - started
     if stop.signal_name is not None:
         stopped_by = stop.signal_name
-    elif step < budget.steps or budget.steps < config.steps:
+    elif step < config.steps:
         stopped_by = "time"
-    return FitOutcome(step, budget.steps, stopped_by, seconds)
+    return FitOutcome(step, stopped_by, budget.replanned, seconds)
 
 
 @dataclass(frozen=True)
@@ -178,18 +194,18 @@ def _step(
     embeddings.backward(gradient)
     norm = global_gradient_norm(model)
     optimiser.step()
-    return float(value), norm, loss_seconds
+    return float(value.detach()), norm, loss_seconds
 
 
 def _non_finite(batch: _Batch, embeddings: Tensor, value: Tensor, step: int, run: RunDirectory) -> Exception:
     tensors = {"rows": batch.rows, "images": batch.images, "labels": batch.labels, "embeddings": embeddings}
-    save_tensors(run.failed_batch, tensors, {"step": str(step), "loss": str(float(value))})
-    what = f"loss {float(value)}" if not bool(torch.isfinite(value)) else "a non-finite gradient of the loss"
+    save_tensors(run.failed_batch, tensors, {"step": str(step), "loss": str(float(value.detach()))})
+    what = (
+        f"loss {float(value.detach())}"
+        if not bool(torch.isfinite(value))
+        else "a non-finite gradient of the loss"
+    )
     return NonFiniteLossError(f"step {step} gave {what}; its batch is in {run.failed_batch}")
-
-
-def _evaluation_due(step: int, steps: int, evaluations: int) -> bool:
-    return any(step == round(part * steps / evaluations) for part in range(1, evaluations))
 
 
 def _wait_for(tensor: Tensor) -> None:

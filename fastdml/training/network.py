@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -24,19 +26,18 @@ class EmbeddingNetwork(nn.Module):
             raise ValueError(f"image_size must be a multiple of 16, got {image_size}")
         channels = [1, width, 2 * width, 4 * width, 4 * width]
         self.image_size = image_size
-        self.blocks = nn.Sequential(
-            *(_block(inner, outer) for inner, outer in zip(channels[:-1], channels[1:], strict=True))
-        )
+        self.blocks = nn.Sequential(*(_block(inner, outer) for inner, outer in pairwise(channels)))
         self.head = nn.Linear(channels[-1] * (image_size // 16) ** 2, embedding_dim)
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
         self.register_buffer("pixel_mean", torch.zeros(()))
         self.register_buffer("pixel_std", torch.ones(()))
-        self.to(memory_format=torch.channels_last)  # a third less time a step on a CPU
+        for block in self.blocks:  # a third less time a step on a CPU
+            block.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.no_grad()
     def set_pixel_statistics(self, images: Tensor) -> None:
-        """Take mean and deviation from images uint8 [N, 1, H, W] of the training set; saved with the weights."""
+        """Take mean and deviation from the training images, uint8 [N, 1, H, W]; saved with the weights."""
         counts = torch.bincount(images.flatten().int(), minlength=256).double()
         levels = torch.arange(256, device=images.device).double() / 255.0
         mean = (counts * levels).sum() / counts.sum()
@@ -51,7 +52,8 @@ class EmbeddingNetwork(nn.Module):
         """
         if images.ndim != 4 or list(images.shape[1:]) != [1, self.image_size, self.image_size]:
             raise ValueError(
-                f"images must have shape [N, 1, {self.image_size}, {self.image_size}], got {list(images.shape)}"
+                f"images must have shape [N, 1, {self.image_size}, {self.image_size}], "
+                f"got {list(images.shape)}"
             )
         scaled = (images - self.pixel_mean) / self.pixel_std
         features = self.blocks(scaled.contiguous(memory_format=torch.channels_last))

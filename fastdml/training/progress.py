@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Protocol
 
 from rich.console import Console, Group
@@ -153,9 +154,7 @@ def sparkline(values: list[float], width: int) -> str:
         return ""
     count = min(width, len(values))
     edges = [round(i * len(values) / count) for i in range(count + 1)]
-    means = [
-        sum(values[low:high]) / (high - low) for low, high in zip(edges[:-1], edges[1:], strict=True)
-    ]
+    means = [sum(values[low:high]) / (high - low) for low, high in pairwise(edges)]
     lowest, highest = min(means), max(means)
     span = (highest - lowest) or 1.0
     return "".join(_BARS[round((value - lowest) / span * (len(_BARS) - 1))] for value in means)

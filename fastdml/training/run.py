@@ -11,7 +11,14 @@ from typing import Any, TextIO
 from fastdml.training.checkpoint import write_atomically
 from fastdml.training.config import ConfigError
 
-_OWN_FILES = ("config.json", "log.jsonl", "evaluations.jsonl", "metrics.json", "weights.safetensors", "report.html")
+_OWN_FILES = (
+    "config.json",
+    "log.jsonl",
+    "evaluations.jsonl",
+    "metrics.json",
+    "weights.safetensors",
+    "report.html",
+)
 _FAILED_BATCH = "failed_batch.safetensors"
 
 
@@ -34,7 +41,9 @@ class RunDirectory:
             raise ConfigError(f"out must be a directory, got the file {self.path}")
         if (self.path / "config.json").exists():
             if not overwrite:
-                raise ConfigError(f"out must be a new run, but {self.path} already holds one (overwrite is off)")
+                raise ConfigError(
+                    f"out must be a new run, but {self.path} already holds one (overwrite is off)"
+                )
             for name in (*_OWN_FILES, _FAILED_BATCH):
                 (self.path / name).unlink(missing_ok=True)
         self.path.mkdir(parents=True, exist_ok=True)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass, field
+from statistics import fmean
 
-# The steps whose speed decides whether a time limit can be kept; the first ones are slow and do not count.
-_PROBE_START, _PROBE_STOP = 3, 15
+_SLOW_START = 3  # the first steps are slow and say nothing about the others
+_WINDOW = 20  # steps whose mean time is the speed
+_REPLAN_EVERY = 10  # steps
 # Share of the time that is planned with; the rest absorbs a machine that slows down.
 _PLANNED_SHARE = 0.92
 
@@ -28,43 +31,50 @@ def learning_rate_factor(step: int, steps: int, warmup_steps: int) -> float:
 class StepBudget:
     """How many steps a run takes.
 
-    A schedule that followed the clock would make no two runs alike; one that ignores the clock would be cut
-    off at a high rate where the machine is slow. So the number of steps is fixed, except that once, early and
-    still within the warm-up, it is lowered if the measured speed says that the limit cannot be kept. The
-    schedule is then laid out over the new number, which the run records: the same number given as ``steps``
-    without a limit repeats the run.
+    The schedule is a function of steps, so that a run can be repeated. Where the measured speed says that a
+    time limit cannot be kept, fewer steps are planned, so that the rate still comes down before the end
+    instead of being cut off high. The plan is looked at again every few steps, and grows back towards what
+    was asked for when the machine gets faster. A run whose plan was never changed is a function of its seed
+    alone.
 
     Attributes:
         asked: steps that were asked for.
         seconds: time limit in seconds, or None.
-        steps: steps that will be taken; equal to ``asked`` unless lowered.
+        steps: steps that are planned now, at most ``asked``.
+        replanned: whether the plan was ever changed.
     """
 
     asked: int
     seconds: float | None = None
     steps: int = field(init=False)
-    _probe_seconds: float = field(init=False, default=0.0)
+    replanned: bool = field(init=False, default=False)
+    _recent: deque[float] = field(init=False, default_factory=lambda: deque(maxlen=_WINDOW))
 
     def __post_init__(self) -> None:
         self.steps = self.asked
 
-    def observe(self, step: int, elapsed: float, reserved: float) -> bool:
-        """After ``step`` steps (from 1) and ``elapsed`` seconds, lower the number of steps if it must be.
+    def observe(self, step: int, step_seconds: float, elapsed: float, reserved: float) -> bool:
+        """Take note of a step, the ``step``-th from 1, and plan anew if it is time to.
 
-        ``reserved`` seconds are kept free for evaluations. True where the number was lowered.
+        Args:
+            step_seconds: what this step took.
+            elapsed: seconds since training began.
+            reserved: seconds to keep free for the evaluations that are still to come.
+
+        Returns:
+            True where the planned number of steps changed.
         """
-        if self.seconds is None or step > _PROBE_STOP:
+        if step > _SLOW_START:
+            self._recent.append(step_seconds)
+        if self.seconds is None or step < _SLOW_START + _WINDOW // 2 or step % _REPLAN_EVERY:
             return False
-        if step == _PROBE_START:
-            self._probe_seconds = elapsed
-        if step < _PROBE_STOP:
-            return False
-        each = (elapsed - self._probe_seconds) / (_PROBE_STOP - _PROBE_START)
-        affordable = step + int((_PLANNED_SHARE * self.seconds - reserved - elapsed) / each)
-        if affordable >= self.steps:
-            return False
-        self.steps = max(affordable, step + 1)
-        return True
+        left = _PLANNED_SHARE * self.seconds - reserved - elapsed
+        affordable = step + int(left / fmean(self._recent))
+        planned = max(min(affordable, self.asked), step + 1)
+        changed = planned != self.steps
+        self.steps = planned
+        self.replanned |= changed
+        return changed
 
     def out_of_time(self, elapsed: float) -> bool:
         """Whether the limit has passed, whatever was planned."""

@@ -103,7 +103,7 @@ def test_turning_and_shearing_keep_the_area() -> None:
 def test_shift_is_in_pixels_of_the_result_whatever_else_happens() -> None:
     change = only(rotation=90.0, shear=0.4, stretch=0.3, scale=(0.6, 0.9), shift=0.125)
     centre, _ = moments(change(bar(), rng()))
-    assert float(centre.abs().max()) <= 4.0 + 0.05
+    assert float(centre.abs().max()) <= 4.0 + 0.25  # a thin bar, sampled at whole pixels
     assert float(centre.std(0).min()) == pytest.approx(8 / math.sqrt(12), rel=0.15)
 
 

@@ -128,7 +128,7 @@ def test_every_image_shows_something_of_its_own(train: Split, test: Split) -> No
         assert images.shape[1:] == (1, 32, 32)
         assert len(torch.unique(images.flatten(1), dim=0)) == len(split)  # a placeholder box would repeat
     ink = train.batch(torch.arange(len(train))).flatten(1).sum(1)
-    assert float(ink.min()) > 40
+    assert float(ink.min()) > 40  # fully inked pixels, of 1024
     assert float(ink.max()) < 700
     dark = test.batch(torch.arange(len(test))).flatten(1).topk(16).values.mean(1)
     assert float(dark.min()) > 0.25  # strokes stand out of noise of at most 0.1

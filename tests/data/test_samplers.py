@@ -41,14 +41,14 @@ def test_left_over_classes_change_from_round_to_round() -> None:
     sampler = ClassBalancedBatchSampler(LABELS, 6, 1, num_batches=200)
     times = torch.bincount((LABELS[torch.cat(list(sampler))] + 5) // 3, minlength=10)
     assert int(times.sum()) == 1200
-    assert int(times.min()) >= 90
+    assert int(times.min()) >= 90  # 120 each on average
     assert int(times.max()) <= 150
 
 
 def test_all_images_come_up() -> None:
     sampler = ClassBalancedBatchSampler(LABELS, 10, 3, num_batches=40)
     times = torch.bincount(torch.cat(list(sampler)), minlength=70)
-    assert int(times.min()) >= 5
+    assert int(times.min()) >= 5  # about 17 each
     assert int(times.max()) <= 32
 
 
@@ -73,8 +73,8 @@ def test_epochs_and_neighbouring_seeds_do_not_repeat_each_other() -> None:
 
 
 def test_images_of_a_class_change_from_epoch_to_epoch() -> None:
-    sampler = ClassBalancedBatchSampler(LABELS, 10, 3)
-    assert len({tuple(sorted(sampler.batch(0, epoch).tolist())) for epoch in range(6)}) == 6
+    sampler = ClassBalancedBatchSampler(torch.zeros(50, dtype=torch.int64), 1, 10)
+    assert len({tuple(sampler.batch(0, epoch).tolist()) for epoch in range(6)}) == 6
 
 
 def test_drawing_leaves_the_global_generator_alone() -> None:

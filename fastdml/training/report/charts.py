@@ -28,7 +28,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: its title, the range it shows, the ticks and how to write them; ``log`` for a logarithmic one."""
+    """One axis: its title, the range it shows, its ticks and how to write them; linear or ``log``."""
 
     title: str
     low: float
@@ -103,7 +103,9 @@ class _Plot:
         parts = []
         for tick in self.y_axis.ticks:
             y = self.y(tick)
-            parts.append(f'<line class="grid" x1="{self.left}" x2="{self.right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
+            parts.append(
+                f'<line class="grid" x1="{self.left}" x2="{self.right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            )
             parts.append(
                 f'<text class="tick" x="{self.left - 8}" y="{y + 4:.1f}" text-anchor="end">'
                 f"{escape(self.y_axis.write(tick))}</text>"
@@ -113,12 +115,13 @@ class _Plot:
                 f'<text class="tick" x="{self.x(tick):.1f}" y="{self.bottom + 19}" text-anchor="middle">'
                 f"{escape(self.x_axis.write(tick))}</text>"
             )
-        middle = (self.left + self.right) / 2
+        middle, height = (self.left + self.right) / 2, (self.top + self.bottom) / 2
         parts.append(
-            f'<line class="axis" x1="{self.left}" x2="{self.right:.1f}" y1="{self.bottom}" y2="{self.bottom}"/>'
+            f'<line class="axis" x1="{self.left}" x2="{self.right:.1f}" y1="{self.bottom}" '
+            f'y2="{self.bottom}"/>'
             f'<text class="axis-title" x="{middle:.1f}" y="{_HEIGHT - 6}" text-anchor="middle">'
             f"{escape(self.x_axis.title)}</text>"
-            f'<text class="axis-title" transform="translate(13 {(self.top + self.bottom) / 2:.1f}) rotate(-90)" '
+            f'<text class="axis-title" transform="translate(13 {height:.1f}) rotate(-90)" '
             f'text-anchor="middle">{escape(self.y_axis.title)}</text>'
         )
         return "".join(parts)
@@ -149,7 +152,8 @@ class _Plot:
             place = max(y, lowest + _LABEL_GAP)
             lowest = place
             parts.append(
-                f'<text class="label c{line.colour}" x="{x + 9:.1f}" y="{place + 4:.1f}">{escape(line.name)}</text>'
+                f'<text class="label c{line.colour}" x="{x + 9:.1f}" y="{place + 4:.1f}">'
+                f"{escape(line.name)}</text>"
             )
         return "".join(parts)
 

@@ -6,21 +6,19 @@ import math
 
 from fastdml.training.fusion_panel import FusionPanel, FusionRow
 from fastdml.training.report.charts import Series, line_chart, log_axis, value_axis
+from fastdml.training.report.elements import card, side_by_side
 
 
 def fusion_section(panel: FusionPanel) -> str:
     """Charts and table of a panel; a sentence where it has no rows."""
     if not panel.rows:
-        reason = panel.how if panel.backend == "reference" else "It was cut short before the first batch size."
-        return f'<div class="card"><p>{reason}</p></div>'
-    charts = [f'<div class="card"><h3>Time of a step</h3>{_time_chart(panel)}</div>']
+        cut_short = "It was cut short before the first batch size."
+        return card(f"<p>{panel.how if panel.backend == 'reference' else cut_short}</p>")
+    charts = [card(_time_chart(panel), "Time of a step")]
     memory = _memory_chart(panel)
     if memory:
-        charts.append(f'<div class="card"><h3>Peak memory of a step</h3>{memory}</div>')
-    return (
-        f'<div class="pair">{"".join(charts)}</div>'
-        f'<div class="card"><div class="scroll">{_table(panel)}</div><p class="small">{_how(panel)}</p></div>'
-    )
+        charts.append(card(memory, "Peak memory of a step"))
+    return side_by_side(*charts) + card(f'<div class="scroll">{_table(panel)}</div>', note=_how(panel))
 
 
 def fusion_headline(panel: FusionPanel) -> str:
@@ -81,7 +79,9 @@ def _table(panel: FusionPanel) -> str:
         f"<th>{title}</th>"
         for title in ("batch", "fastdml", "dense", "faster by", "fastdml memory", "dense memory", "less by")
     )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(map(_table_row, panel.rows))}</tbody></table>"
+    return (
+        f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(map(_table_row, panel.rows))}</tbody></table>"
+    )
 
 
 def _table_row(row: FusionRow) -> str:
@@ -102,20 +102,20 @@ def _how(panel: FusionPanel) -> str:
     rounds = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     return (
         f"Measured at the end of this run in {panel.seconds:.0f} s: forward and backward of the loss, "
-        f"{panel.dim} dimensions, {panel.samples_per_class} samples a class, float32, backend {panel.backend} "
-        f"against the dense reference (plain PyTorch). Times are medians of {rounds} rounds in which the two "
-        f"take turns. {panel.how}"
+        f"{panel.dim} dimensions, {panel.samples_per_class} samples a class, float32, backend "
+        f"{panel.backend} against the dense reference (plain PyTorch). Times are medians of {rounds} rounds "
+        f"in which the two take turns. {panel.how}"
     )
 
 
 def _times(large: float | None, small: float | None) -> str:
     if large is None or small is None or min(large, small) <= 0:
-        return "–"
-    return f"{large / small:.1f} ×"
+        return "&ndash;"
+    return f"{large / small:.1f}&nbsp;&times;"
 
 
 def _bytes_or_dash(value: int | None) -> str:
-    return "–" if value is None else write_bytes(value)
+    return "&ndash;" if value is None else write_bytes(value)
 
 
 def write_seconds(value: float) -> str:

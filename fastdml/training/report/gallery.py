@@ -31,7 +31,9 @@ class _Group:
 
 _GROUPS = (
     _Group("Found at once", "the nearest image is right", lambda rank: rank == 1, 5),
-    _Group("Found a little later", "the first right image ranks 2 to 8", lambda rank: (rank > 1) & (rank <= 8), 4),
+    _Group(
+        "Found a little later", "the first right image ranks 2 to 8", lambda rank: (rank > 1) & (rank <= 8), 4
+    ),
     _Group("Not found", "nothing right among the first eight", lambda rank: rank > 8, 3),
 )
 
@@ -46,8 +48,7 @@ def retrieval_gallery(found: SplitRetrieval, split: Split, seed: int) -> str:
         members = torch.nonzero(group.member(ranks)).squeeze(1)
         share = 100 * members.numel() / max(found.result.queries, 1)
         parts.append(
-            f'<div class="group"><h3>{group.title}</h3>'
-            f"<p>{share:.1f} % of the queries: {group.about}.</p>"
+            f'<div class="group"><h3>{group.title}</h3><p>{share:.1f} % of the queries: {group.about}.</p>'
         )
         chosen = members[torch.randperm(members.numel(), generator=generator)[: group.count]]
         if chosen.numel() == 0:
@@ -74,7 +75,8 @@ def _rows(queries: Tensor, found: SplitRetrieval, split: Split, pictures: _Pictu
             kind, mark, word = ("right", "✓", "right") if right else ("wrong", "✗", "wrong")
             cells.append(
                 f'<figure class="hit {kind}">{pictures.image(other)}'
-                f'<figcaption title="{word}, cosine similarity {value:.3f}">{mark} {value:.2f}</figcaption></figure>'
+                f'<figcaption title="{word}, cosine similarity {value:.3f}">{mark} {value:.2f}</figcaption>'
+                "</figure>"
             )
         parts.append(f'<div class="hits">{"".join(cells)}</div>')
     return "".join(parts)

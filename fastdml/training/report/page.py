@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from html import escape
 from typing import Any
 
@@ -14,6 +14,7 @@ from fastdml.training.checkpoint import write_atomically
 from fastdml.training.config import TrainConfig
 from fastdml.training.experiment import RunResult
 from fastdml.training.report import sections
+from fastdml.training.report.elements import card, section
 from fastdml.training.report.fusion import fusion_headline, fusion_section
 from fastdml.training.report.gallery import class_rows, example_strip, retrieval_gallery
 from fastdml.training.report.style import STYLE
@@ -31,27 +32,26 @@ def render_report(result: RunResult, name: str, log: Sequence[Mapping[str, Any]]
 
     ``log`` holds the records of log.jsonl.
     """
-    parts = [sections.headline(result, name), sections.stats(result, log), _task(result)]
-    parts.append(_section("Retrieval on unseen classes", "", sections.recall_table(result)))
-    parts.append(_section("Training", "", sections.curves(result, log)))
-    parts.append(
-        _section(
-            "What it finds",
-            "A query, then the gallery images nearest to it. ✓ in a green solid frame is right, ✗ in a red dashed "
-            "frame is wrong; the number is the cosine similarity. The queries were drawn at random with the run's "
-            "seed, not picked.",
-            f'<div class="card">{retrieval_gallery(result.final, result.test, result.config.seed)}</div>',
-        )
-    )
+    parts = [
+        sections.headline(result, name),
+        sections.stats(result, log),
+        _task(result),
+        section("Retrieval on unseen classes", "", sections.recall_table(result)),
+        section("Training", "", sections.curves(result, log)),
+        _gallery(result),
+    ]
     domains = sections.domain_bars(result)
     if domains:
-        parts.append(_section("Recall@1 by typeface of the query", "", domains))
-    if result.panel is not None:
-        parts.append(_section("What fusing buys on this machine", fusion_headline(result.panel), fusion_section(result.panel)))
-    parts.append(_section("Settings and machine", "", sections.facts(result, command(_repeated(result)))))
+        parts.append(section("Recall@1 by typeface of the query", "", domains))
+    panel = result.panel
+    if panel is not None:
+        parts.append(
+            section("What fusing buys on this machine", fusion_headline(panel), fusion_section(panel))
+        )
+    parts.append(section("Settings and machine", "", sections.facts(result, command(result.config))))
     parts.append(
-        '<footer class="small">Made by fastdml. Beside this page: config.json, metrics.json, log.jsonl (one line a '
-        "step), evaluations.jsonl and weights.safetensors.</footer>"
+        '<footer class="small">Made by fastdml. Beside this page: config.json, metrics.json, log.jsonl (one '
+        "line a step), evaluations.jsonl and weights.safetensors.</footer>"
     )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -75,28 +75,31 @@ def command(config: TrainConfig) -> str:
     return shlex.join(words)
 
 
-def _repeated(result: RunResult) -> TrainConfig:
-    """The settings that lead to the same steps without a clock."""
-    return replace(result.config, steps=result.outcome.steps_planned, seconds=None)
-
-
 def _task(result: RunResult) -> str:
     train, test = result.train, result.test
-    everything = torch.ones(len(train), dtype=torch.bool)
-    strips = [("A class to learn from", example_strip(train, class_rows(train, 0, everything)))]
-    strips.append(("A class to find: images of the gallery", example_strip(test, class_rows(test, 0, test.is_gallery))))
-    only_queries = class_rows(test, 0, ~test.is_gallery)
-    if only_queries.numel():
-        strips.append(("The same class, as queries in looks that the gallery lacks", example_strip(test, only_queries)))
-    body = "".join(f'<div class="group"><h3>{title}</h3>{strip}</div>' for title, strip in strips)
-    return _section(
+    strips = [
+        ("A class to learn from", train, class_rows(train, 0, torch.ones(len(train), dtype=torch.bool))),
+        ("A class to find: images of the gallery", test, class_rows(test, 0, test.is_gallery)),
+        ("The same class, as queries in other looks", test, class_rows(test, 0, ~test.is_gallery)),
+    ]
+    body = "".join(
+        f'<div class="group"><h3>{title}</h3>{example_strip(split, rows)}</div>'
+        for title, split, rows in strips
+        if rows.numel()
+    )
+    return section(
         "The task",
         f"{train.num_classes} classes ({len(train)} images) to learn what makes two images the same; then "
         f"{test.num_classes} other classes ({len(test)} images) to find them again by distance alone.",
-        f'<div class="card">{body}</div>',
+        card(body),
     )
 
 
-def _section(title: str, lead: str, body: str) -> str:
-    sentence = f'<p class="lead">{escape(lead)}</p>' if lead else ""
-    return f"<section><h2>{escape(title)}</h2>{sentence}{body}</section>"
+def _gallery(result: RunResult) -> str:
+    return section(
+        "What it finds",
+        "A query, then the gallery images nearest to it. ✓ in a green solid frame is right, ✗ in a red "
+        "dashed frame is wrong; the number is the cosine similarity. The queries were drawn at random with "
+        "the run's seed, not picked.",
+        card(retrieval_gallery(result.final, result.test, result.config.seed)),
+    )

@@ -11,6 +11,7 @@ import torch
 
 from fastdml.training.experiment import RunResult
 from fastdml.training.report.charts import Series, line_chart, linear_axis, smooth
+from fastdml.training.report.elements import card, side_by_side
 from fastdml.training.report.fusion import write_seconds
 
 _SMOOTHING = 15  # steps
@@ -20,16 +21,15 @@ def headline(result: RunResult, name: str) -> str:
     """The result in one number and two sentences."""
     recall = {row: values[1] for row, values in result.rows.items()}
     status = "good" if result.status == "complete" else "bad"
-    classes = result.test.num_classes
     return (
         f'<header><div class="eyebrow"><b>fastdml</b><span>{escape(name)}</span>'
         f'<span class="badge {status}">{escape(result.status)}</span></div>'
         f'<div class="headline"><div class="number">{100 * recall["trained"]:.1f}<small>%</small></div>'
-        f"<div><h1>of the queries find an image of their own class first, among {classes} classes "
-        "that training never saw.</h1>"
-        f"<p>This is Recall@1. By their raw pixels {100 * recall['raw pixels']:.1f} % would, with the untrained "
-        f"network {100 * recall['untrained']:.1f} %. Training took {write_span(result.outcome.seconds)} on "
-        f"{escape(_machine(result))}.</p></div></div></header>"
+        f"<div><h1>of the queries find an image of their own class first, among "
+        f"{result.test.num_classes} classes that training never saw.</h1>"
+        f"<p>This is Recall@1. By their raw pixels {100 * recall['raw pixels']:.1f} % would, with the "
+        f"untrained network {100 * recall['untrained']:.1f} %. Training took "
+        f"{write_span(result.outcome.seconds)} on {escape(_machine(result))}.</p></div></div></header>"
     )
 
 
@@ -38,14 +38,22 @@ def stats(result: RunResult, log: Sequence[Mapping[str, Any]]) -> str:
     config = result.config
     cards = [
         ("Steps", f"{result.outcome.steps_taken}", f"{config.batch} images each, {_planned(result)}"),
-        ("Whole run", write_span(result.seconds.get("total", 0.0)), "from the first import of data to this page"),
+        (
+            "Whole run",
+            write_span(result.seconds.get("total", 0.0)),
+            "from the first import of data to this page",
+        ),
     ]
     if log:
         step = median(record["step_seconds"] for record in log)
         loss = median(record["loss_seconds"] for record in log)
         cards.append(("Step", write_seconds(step), f"median; {config.batch / step:.0f} images a second"))
         cards.append(
-            ("Loss in a step", write_seconds(loss), f"median, forward and backward: {100 * loss / step:.1f} % of it")
+            (
+                "Loss in a step",
+                write_seconds(loss),
+                f"median, forward and backward: {100 * loss / step:.1f} % of it",
+            )
         )
     body = "".join(
         f'<div class="card"><dl><dt>{title}</dt><dd>{value}</dd><dd>{about}</dd></dl></div>'
@@ -55,12 +63,11 @@ def stats(result: RunResult, log: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _planned(result: RunResult) -> str:
-    outcome, asked = result.outcome, result.config.steps
-    if outcome.steps_taken == asked:
+    asked = result.config.steps
+    if result.outcome.steps_taken == asked:
         return "all that were asked for"
-    if outcome.steps_planned < asked:
-        return f"planned down from {asked} to keep the time limit"
-    return f"of {asked} asked for"
+    reason = ", to keep the time limit" if result.outcome.stopped_by == "time" else ""
+    return f"of {asked} asked for{reason}"
 
 
 def curves(result: RunResult, log: Sequence[Mapping[str, Any]]) -> str:
@@ -83,26 +90,29 @@ def curves(result: RunResult, log: Sequence[Mapping[str, Any]]) -> str:
             ],
             lambda value: f"{value:.3f}",
         )
-        cards.append(
-            f'<div class="card"><h3>Loss</h3>{chart}<p class="small">Pale: every step. Bold: mean of the last '
-            f"{_SMOOTHING} steps. Mining keeps only the hard pairs of each batch, so the loss need not fall to 0.</p></div>"
+        note = (
+            f"Pale: every step. Bold: mean of the last {_SMOOTHING} steps. Mining keeps only the hard pairs "
+            "of each batch, so the loss need not fall to 0."
         )
+        cards.append(card(chart, "Loss", note))
     pixels = result.rows["raw pixels"][1]
     chart = line_chart(
         "Recall@1 on unseen classes over the steps",
         x,
-        linear_axis("Recall@1", 0, max(*(value for _, value in result.curve), pixels), lambda v: f"{100 * v:.0f} %"),
+        linear_axis(
+            "Recall@1", 0, max(*(value for _, value in result.curve), pixels), lambda v: f"{100 * v:.0f} %"
+        ),
         [
             Series("pixels", [(0, pixels), (steps, pixels)], colour=2),
             Series("network", result.curve, marks=True),
         ],
         lambda value: f"{100 * value:.1f} %",
     )
-    cards.append(
-        f'<div class="card"><h3>Recall@1</h3>{chart}<p class="small">Measured on the test classes while training, '
-        "for this curve only: nothing was chosen by it, and the result is that of the last step.</p></div>"
+    note = (
+        "Measured on the test classes while training, for this curve only: nothing was chosen by it, and the "
+        "result is that of the last step."
     )
-    return f'<div class="pair">{"".join(cards)}</div>'
+    return side_by_side(*cards, card(chart, "Recall@1", note))
 
 
 def recall_table(result: RunResult) -> str:
@@ -111,19 +121,22 @@ def recall_table(result: RunResult) -> str:
     head = "".join(f"<th>Recall@{k}</th>" for k in ks)
     rows = []
     for name, recall in result.rows.items():
+        shares = [f"{100 * recall[k]:.1f}" for k in ks]
         cells = "".join(
-            f'<td><span class="bar"><i style="width:{100 * recall[k]:.1f}%"></i></span>{100 * recall[k]:.1f} %</td>'
-            for k in ks
+            f'<td><span class="bar"><i style="width:{share}%"></i></span>{share} %</td>' for share in shares
         )
-        rows.append(f'<tr{" class=best" if name == "trained" else ""}><td>{name}</td>{cells}</tr>')
-    left_out = result.final.result.queries_without_positive
-    note = f" {left_out} queries have no right answer in the gallery and are left out." if left_out else ""
-    return (
-        f'<div class="card"><div class="scroll"><table><thead><tr><th></th>{head}</tr></thead>'
-        f'<tbody>{"".join(rows)}</tbody></table></div><p class="small">{result.final.result.queries} queries '
-        f"against {result.final.gallery_rows.numel()} gallery images; cosine similarity; an image never finds "
-        f"itself, and ties count against the query.{note}</p></div>"
+        rows.append(f"<tr{' class=best' if name == 'trained' else ''}><td>{name}</td>{cells}</tr>")
+    found = result.final
+    note = (
+        f"{found.result.queries} queries against {found.gallery_rows.numel()} gallery images; cosine "
+        "similarity; an image never finds itself, and ties count against the query."
     )
+    if found.result.queries_without_positive:
+        note += (
+            f" {found.result.queries_without_positive} queries have no right answer there and are left out."
+        )
+    table = f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return card(f'<div class="scroll">{table}</div>', note=note)
 
 
 def domain_bars(result: RunResult) -> str:
@@ -147,10 +160,10 @@ def domain_bars(result: RunResult) -> str:
     key = ""
     if any(absent for absent, *_ in bars):
         key = (
-            '<p class="small"><span class="key"></span>also in the gallery and in training &ensp; '
-            '<span class="key other"></span>only as queries: never trained on, nothing like it in the gallery</p>'
+            '<span class="key"></span>also in the gallery and in training &ensp; '
+            '<span class="key other"></span>only as queries: never trained on, nothing like it in the gallery'
         )
-    return f'<div class="card"><div class="bars">{rows}</div>{key}</div>'
+    return card(f'<div class="bars">{rows}</div>', note=key)
 
 
 def facts(result: RunResult, command: str) -> str:
@@ -169,13 +182,16 @@ def facts(result: RunResult, command: str) -> str:
         ("network", f"{result.parameters:,} parameters".replace(",", " ")),
     ]
     times = [(name, f"{value:.1f} s") for name, value in result.seconds.items()]
-    return (
-        '<div class="pair">'
-        f'<div class="card"><h3>Settings</h3>{_fact_table(settings)}</div>'
-        f'<div><div class="card"><h3>Machine</h3>{_fact_table(machine)}</div>'
-        f'<div class="card" style="margin-top:20px"><h3>Time</h3>{_fact_table(times)}</div></div></div>'
-        f'<div class="card"><p>The same again: <code>{escape(command)}</code></p></div>'
-    )
+    return side_by_side(
+        card(_fact_table(settings), "Settings"),
+        f'<div class="stack">{card(_fact_table(machine), "Machine")}{card(_fact_table(times), "Time")}</div>',
+    ) + card(f"<p>{_again(result)} <code>{escape(command)}</code></p>")
+
+
+def _again(result: RunResult) -> str:
+    if result.outcome.stopped_by == "steps" and not result.outcome.replanned:
+        return "The same again, to the last digit on the same machine and versions:"
+    return "The same settings again (this run was ended or planned by the clock or by hand):"
 
 
 def _fact_table(rows: Sequence[tuple[str, str]]) -> str:

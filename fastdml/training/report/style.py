@@ -34,25 +34,32 @@ section { margin-top: 60px; }
 }
 .card > .small:last-child { margin-top: 12px; }
 .pair { display: grid; gap: 20px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
+.stack { display: grid; gap: 20px; align-content: start; }
 section > .card, section > .pair, .stats { margin-top: 20px; }
-.eyebrow { color: var(--soft); font-size: .9rem; display: flex; flex-wrap: wrap; gap: 6px 14px; align-items: center; }
+.eyebrow { color: var(--soft); font-size: .9rem; display: flex; flex-wrap: wrap; gap: 6px 14px;
+  align-items: center; }
 .eyebrow b { color: var(--ink); letter-spacing: -.01em; }
 .badge { border-radius: 99px; padding: 1px 11px; font-size: .82rem; font-weight: 600; }
 .badge.good { background: var(--good-wash); color: var(--good); }
 .badge.bad { background: var(--bad-wash); color: var(--bad); }
-.headline { display: grid; grid-template-columns: auto 1fr; gap: 12px 34px; align-items: center; margin-top: 20px; }
+.headline { display: grid; grid-template-columns: auto 1fr; gap: 12px 34px; align-items: center;
+  margin-top: 20px; }
 .headline .number {
   font-size: clamp(4rem, 11vw, 7.2rem); line-height: .95; font-weight: 700; letter-spacing: -.045em;
   color: var(--c1); font-variant-numeric: tabular-nums; white-space: nowrap;
 }
 .headline .number small { font-size: .42em; letter-spacing: 0; font-weight: 600; margin-left: .12em; }
-.headline h1 { font-size: clamp(1.35rem, 3vw, 1.9rem); line-height: 1.22; letter-spacing: -.02em; text-wrap: balance; }
+.headline h1 { font-size: clamp(1.35rem, 3vw, 1.9rem); line-height: 1.22; letter-spacing: -.02em;
+  text-wrap: balance; }
 .headline p { color: var(--soft); margin-top: 8px; max-width: 58ch; }
-.stats { display: grid; gap: 14px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 200px), 1fr)); margin-top: 32px; }
+.stats { display: grid; gap: 14px;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 200px), 1fr)); margin-top: 32px; }
 .stats .card { padding: 15px 18px; }
 .stats dt { color: var(--soft); font-size: .855rem; }
-.stats dd { margin: 2px 0 0; font-size: 1.42rem; font-weight: 650; letter-spacing: -.02em; font-variant-numeric: tabular-nums; }
-.stats dd + dd { font-size: .855rem; font-weight: 400; letter-spacing: 0; color: var(--soft); line-height: 1.4; }
+.stats dd { margin: 2px 0 0; font-size: 1.42rem; font-weight: 650; letter-spacing: -.02em;
+  font-variant-numeric: tabular-nums; }
+.stats dd + dd { font-size: .855rem; font-weight: 400; letter-spacing: 0; color: var(--soft);
+  line-height: 1.4; }
 dl { margin: 0; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: 9px 12px; border-bottom: 1px solid var(--line); white-space: nowrap; }
@@ -63,10 +70,12 @@ tbody tr:last-child td { border-bottom: 0; }
 tr.best td { font-weight: 680; }
 tr.best td:first-child { color: var(--c1); }
 .scroll { overflow-x: auto; }
-td .bar { display: inline-block; vertical-align: middle; width: 62px; height: 7px; border-radius: 4px; background: var(--wash); margin-right: 10px; overflow: hidden; }
+td .bar { display: inline-block; vertical-align: middle; width: 62px; height: 7px; border-radius: 4px;
+  background: var(--wash); margin-right: 10px; overflow: hidden; }
 td .bar i, .bars .bar i { display: block; height: 100%; background: var(--c3); border-radius: 4px; }
 tr.best .bar i { background: var(--c1); }
-.facts td { white-space: normal; overflow-wrap: anywhere; text-align: left; padding: 6px 0; vertical-align: top; font-size: .92rem; }
+.facts td { white-space: normal; overflow-wrap: anywhere; text-align: left; padding: 6px 0;
+  vertical-align: top; font-size: .92rem; }
 .facts td:first-child { color: var(--soft); width: 42%; padding-right: 16px; overflow-wrap: normal; }
 .card h3 + * { margin-top: 12px; }
 .chart { display: block; width: 100%; height: auto; overflow: visible; }
@@ -78,7 +87,8 @@ tr.best .bar i { background: var(--c1); }
 .chart .line { fill: none; stroke-width: 2.4; stroke-linejoin: round; stroke-linecap: round; }
 .chart .faint { fill: none; stroke-width: 1; opacity: .3; stroke-linejoin: round; }
 .chart .dot { stroke: var(--card); stroke-width: 1.6; }
-.chart .line.c1, .chart .faint.c1 { stroke: var(--c1); } .chart .line.c2, .chart .faint.c2 { stroke: var(--c2); }
+.chart .line.c1, .chart .faint.c1 { stroke: var(--c1);
+  } .chart .line.c2, .chart .faint.c2 { stroke: var(--c2); }
 .chart .dot.c1, .chart .label.c1 { fill: var(--c1); } .chart .dot.c2, .chart .label.c2 { fill: var(--c2); }
 .strip { display: flex; flex-wrap: wrap; gap: 8px; }
 img.glyph { display: block; width: 100%; aspect-ratio: 1; border-radius: 6px; background: #fff; }
@@ -86,23 +96,29 @@ img.glyph { display: block; width: 100%; aspect-ratio: 1; border-radius: 6px; ba
 .strip img.glyph { border: 1px solid var(--line); }
 .group + .group { margin-top: 30px; }
 .group > p { color: var(--soft); font-size: .9rem; margin: 2px 0 12px; }
-.hits { display: grid; grid-template-columns: minmax(70px, 86px) 20px repeat(8, minmax(0, 1fr)); gap: 10px; align-items: end; padding: 9px 0; }
+.hits { display: grid; grid-template-columns: minmax(70px, 86px) 20px repeat(8, minmax(0, 1fr));
+  gap: 10px; align-items: end; padding: 9px 0; }
 .hits + .hits { border-top: 1px solid var(--line); }
 .hits figure { margin: 0; max-width: 86px; }
-.hits figcaption { font-size: .78rem; line-height: 1.3; margin-top: 5px; text-align: center; font-weight: 600; white-space: nowrap; }
+.hits figcaption { font-size: .78rem; line-height: 1.3; margin-top: 5px; text-align: center;
+  font-weight: 600; white-space: nowrap; }
 .hits .query img { outline: 2px solid var(--ink); outline-offset: -1px; }
 .hits .query figcaption { color: var(--soft); font-weight: 500; }
 .hits .arrow { align-self: center; text-align: center; color: var(--soft); padding-bottom: 20px; }
 .hit img { outline: 3px solid; outline-offset: -2px; }
 .hit.right img { outline-color: var(--good); } .hit.right figcaption { color: var(--good); }
-.hit.wrong img { outline-color: var(--bad); outline-style: dashed; } .hit.wrong figcaption { color: var(--bad); }
-.bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: 7px 14px; align-items: center; font-size: .92rem; font-variant-numeric: tabular-nums; }
+.hit.wrong img { outline-color: var(--bad); outline-style: dashed;
+  } .hit.wrong figcaption { color: var(--bad); }
+.bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: 7px 14px;
+  align-items: center; font-size: .92rem; font-variant-numeric: tabular-nums; }
 .bars .bar { height: 10px; border-radius: 5px; background: var(--wash); overflow: hidden; }
 .bars .bar i { background: var(--c1); } .bars .bar.other i { background: var(--c2); }
-.key { display: inline-block; width: 10px; height: 10px; border-radius: 3px; background: var(--c1); margin-right: 5px; }
+.key { display: inline-block; width: 10px; height: 10px; border-radius: 3px; background: var(--c1);
+  margin-right: 5px; }
 .key.other { background: var(--c2); }
 footer { margin-top: 60px; padding-top: 18px; border-top: 1px solid var(--line); }
-code { font: .9em ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
+code { font: .9em ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace;
+  overflow-wrap: anywhere; }
 @media (max-width: 760px) {
   main { padding: 26px 16px 48px; }
   section { margin-top: 44px; }

@@ -1,0 +1,22 @@
+// Launches a kernel and reports what went wrong with it.
+#pragma once
+
+#include <cuda_runtime.h>
+#include <torch/csrc/stable/macros.h>
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+namespace fastdml::cuda {
+
+// Runs kernel(arguments...) on `grid` blocks of `threads` threads; an empty grid is no work.
+template <typename... Parameters, typename... Arguments>
+void launch(void (*kernel)(Parameters...), dim3 grid, int threads, cudaStream_t stream, Arguments... arguments) {
+  if (grid.x == 0 || grid.y == 0)
+    return;
+  kernel<<<grid, threads, 0, stream>>>(static_cast<Parameters>(arguments)...);
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+} // namespace fastdml::cuda

@@ -1,0 +1,104 @@
+"""Device functions that the pair kernels share: tiles of similarities, and which tiles hold positives.
+
+Rows and columns are sorted by label, so the positives of a row block lie in the column tiles [lo, hi). A sweep
+visits the other full tiles first, without a mask, then [lo, hi) and a ragged last tile, with masks.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def positive_tiles(p_start, p_end, i_row, n_rows, BM: tl.constexpr, BN: tl.constexpr):
+    # starts and ends never decrease, so the first row's start and the last row's end bound the block
+    i_last = tl.minimum(i_row + BM, n_rows) - 1
+    lo = tl.load(p_start + i_row) // BN
+    hi = tl.cdiv(tl.load(p_end + i_last), BN)
+    return lo, hi
+
+
+@triton.jit
+def plain_count(lo, hi, n_columns, BN: tl.constexpr):
+    # full tiles outside [lo, hi)
+    n_full = n_columns // BN
+    return tl.minimum(lo, n_full) + tl.maximum(n_full - hi, 0)
+
+
+@triton.jit
+def plain_tile(i, lo, hi):
+    return tl.where(i < lo, i, i + hi - lo)
+
+
+@triton.jit
+def masked_tile(i, lo, hi, n_columns, BN: tl.constexpr):
+    return tl.where(i < hi - lo, lo + i, n_columns // BN)
+
+
+@triton.jit
+def share(n_tiles):
+    # the tiles of this program, of all that the programs of its row block visit
+    i_split = tl.program_id(1)
+    n_splits = tl.num_programs(1)
+    return i_split * n_tiles // n_splits, (i_split + 1) * n_tiles // n_splits
+
+
+@triton.jit
+def load_slab(p, o_row, i_k, D: tl.constexpr, BK: tl.constexpr):
+    # [rows, BK]: columns i_k.. of the rows o_row, which lie within the matrix; zeros beyond D
+    o_k = i_k + tl.arange(0, BK)
+    p_slab = p + o_row.to(tl.int64)[:, None] * D + o_k[None, :]
+    if D % BK == 0:
+        return tl.load(p_slab)
+    return tl.load(p_slab, mask=(o_k < D)[None, :], other=0.0)
+
+
+@triton.jit
+def load_tile(p_tile, i_k, D: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+    # [BN, BK]: columns i_k.. of BN consecutive rows that all exist
+    o_k = tl.arange(0, BK)
+    p_slab = p_tile + i_k + (tl.arange(0, BN)[:, None] * D + o_k[None, :])
+    if D % BK == 0:
+        return tl.load(p_slab)
+    return tl.load(p_slab, mask=(i_k + o_k < D)[None, :], other=0.0)
+
+
+@triton.jit
+def load_resident(p_x, o_m, D: tl.constexpr, BK: tl.constexpr):
+    # the row block's own [BM, D] where one slab holds it; unused (and never loaded) where it takes several
+    if BK >= D:
+        return load_slab(p_x, o_m, 0, D, BK)
+    return 0.0
+
+
+@triton.jit
+def similarities(
+    b_x, p_x, p_r, o_m, o_n, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    # [BM, BN] in fp32, for any rows o_m and columns o_n
+    if BK >= D:
+        b_r = load_slab(p_r, o_n, 0, D, BK)
+        return tl.dot(b_x, tl.trans(b_r), input_precision=PRECISION)
+    b_s = tl.zeros([BM, BN], tl.float32)
+    for i_k in range(0, D, BK):
+        b_r = load_slab(p_r, o_n, i_k, D, BK)
+        b_s = tl.dot(load_slab(p_x, o_m, i_k, D, BK), tl.trans(b_r), b_s, input_precision=PRECISION)
+    return b_s
+
+
+@triton.jit
+def positive_mask(o_m, o_n, b_start, b_end, SELF: tl.constexpr):
+    # [BM, BN]: same label; the anchor itself is left out by kept_mask
+    m = (o_n[None, :] >= b_start[:, None]) & (o_n[None, :] < b_end[:, None])
+    if SELF:
+        m = m & (o_m[:, None] != o_n[None, :])
+    return m
+
+
+@triton.jit
+def negative_mask(o_n, b_start, b_end, n_columns):
+    # [BM, BN]: another label, and a column that exists
+    m = (o_n[None, :] < b_start[:, None]) | (o_n[None, :] >= b_end[:, None])
+    return m & (o_n < n_columns)[None, :]

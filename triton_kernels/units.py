@@ -1,0 +1,104 @@
+"""Unit rows in label order, and gradients of unit rows turned into gradients of the rows themselves."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastdml.triton_kernels import configs
+
+SMALLEST_NORM = tl.constexpr(1e-12)  # as torch.nn.functional.normalize
+
+
+@triton.jit
+def unit_rows_kernel(
+    p_x, p_order, p_unit, p_norm, n_rows, stride_row, stride_column,
+    D: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    # p_unit[k] = p_x[order[k]] / norm, p_norm[k] = that row's L2 norm
+    o_m = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
+    m_m = o_m < n_rows
+    b_order = tl.load(p_order + o_m, mask=m_m, other=0)
+    p_row = p_x + b_order[:, None] * stride_row
+    b_squares = tl.zeros([BM], tl.float32)
+    for i_k in range(0, D, BK):
+        o_k = i_k + tl.arange(0, BK)
+        m = m_m[:, None] & (o_k < D)[None, :]
+        b_x = tl.load(p_row + o_k.to(tl.int64)[None, :] * stride_column, mask=m, other=0.0).to(tl.float32)
+        b_squares += tl.sum(b_x * b_x, 1)
+    b_norm = tl.sqrt(b_squares)
+    tl.store(p_norm + o_m, b_norm, mask=m_m)
+    b_length = tl.where(b_norm < SMALLEST_NORM, SMALLEST_NORM, b_norm)
+    for i_k in range(0, D, BK):
+        o_k = i_k + tl.arange(0, BK)
+        m = m_m[:, None] & (o_k < D)[None, :]
+        b_x = tl.load(p_row + o_k.to(tl.int64)[None, :] * stride_column, mask=m, other=0.0).to(tl.float32)
+        b_unit = (b_x / b_length[:, None]).to(p_unit.dtype.element_ty)
+        tl.store(p_unit + o_m[:, None] * D + o_k[None, :], b_unit, mask=m)
+
+
+@triton.jit(do_not_specialize=["n_rows", "n_parts"])
+def row_gradients_kernel(
+    p_grad, p_unit, p_norm, p_order, p_unscale, p_out, n_rows, n_parts,
+    D: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    # p_out[order[k]] = (g - (g.u) u) / norm with g the sum of the n_parts slices of p_grad [n_parts, n_rows, D],
+    # added in their order; a row too short to be normalised was divided by a constant
+    o_m = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
+    m_m = o_m < n_rows
+    p_row = p_grad + o_m[:, None] * D
+    part = n_rows.to(tl.int64) * D
+    b_along = tl.zeros([BM], tl.float32)
+    for i_k in range(0, D, BK):
+        o_k = i_k + tl.arange(0, BK)
+        m = m_m[:, None] & (o_k < D)[None, :]
+        b_g = tl.zeros([BM, BK], tl.float32)
+        for i in range(n_parts):
+            b_g += tl.load(p_row + i * part + o_k[None, :], mask=m, other=0.0)
+        b_u = tl.load(p_unit + o_m[:, None] * D + o_k[None, :], mask=m, other=0.0).to(tl.float32)
+        b_along += tl.sum(b_g * b_u, 1)
+    b_norm = tl.load(p_norm + o_m, mask=m_m, other=1.0)
+    m_short = b_norm < SMALLEST_NORM
+    b_along = tl.where(m_short, 0.0, b_along)
+    b_factor = 1.0 / tl.where(m_short, SMALLEST_NORM, b_norm)
+    if p_unscale is not None:
+        b_factor *= tl.load(p_unscale)
+    b_order = tl.load(p_order + o_m, mask=m_m, other=0)
+    for i_k in range(0, D, BK):
+        o_k = i_k + tl.arange(0, BK)
+        m = m_m[:, None] & (o_k < D)[None, :]
+        b_g = tl.zeros([BM, BK], tl.float32)
+        for i in range(n_parts):
+            b_g += tl.load(p_row + i * part + o_k[None, :], mask=m, other=0.0)
+        b_u = tl.load(p_unit + o_m[:, None] * D + o_k[None, :], mask=m, other=0.0).to(tl.float32)
+        b_out = ((b_g - b_along[:, None] * b_u) * b_factor[:, None]).to(p_out.dtype.element_ty)
+        tl.store(p_out + b_order[:, None] * D + o_k[None, :], b_out, mask=m)
+
+
+def unit_rows(embeddings: Tensor, order: Tensor, units: Tensor, norms: Tensor) -> None:
+    """Fills ``units`` [N, D] and ``norms`` [N] with the rows of ``embeddings`` [N, D] in the order given."""
+    rows, width = embeddings.shape
+    tile = configs.row_tile(width)
+    unit_rows_kernel[(triton.cdiv(rows, tile.rows),)](
+        embeddings, order, units, norms, rows, embeddings.stride(0), embeddings.stride(1),
+        D=width, BM=tile.rows, BK=tile.depth, num_warps=tile.warps,
+    )  # fmt: skip
+
+
+def row_gradients(grads: Tensor, units: Tensor, norms: Tensor, order: Tensor, unscale: Tensor | None) -> Tensor:
+    """Gradients [N, D] of the rows, in the order and dtype of the input.
+
+    Args:
+        grads: [parts, N, D], float32: parts of the gradients of the sorted unit rows.
+        unscale: [], float32: what the gradients are to be multiplied with; None for 1.
+    """
+    parts, rows, width = grads.shape
+    out = torch.empty(rows, width, dtype=units.dtype, device=units.device)
+    tile = configs.row_tile(width)
+    row_gradients_kernel[(triton.cdiv(rows, tile.rows),)](
+        grads, units, norms, order, unscale, out, rows, parts,
+        D=width, BM=tile.rows, BK=tile.depth, num_warps=tile.warps,
+    )  # fmt: skip
+    return out
