@@ -22,7 +22,9 @@ from fastdml.triton_kernels.tiles import (
     plain_count,
     plain_tile,
     positive_tiles,
+    product,
     share,
+    stored,
 )
 from fastdml.triton_kernels.weights import masked_weights, negative_weights, positive_weights
 
@@ -36,14 +38,16 @@ def load_numbers(p_row, p_scale, o, stride, GIVES: tl.constexpr):
         c0 = tl.load(p_scale + o)
         c1 = tl.load(p_scale + stride + o)
         return t0, t1, c0, c1
-    return 0.0, 0.0, 0.0, 0.0
+    else:
+        return 0.0, 0.0, 0.0, 0.0
 
 
 @triton.jit
 def load_negative_numbers(p_row, p_scale, o, GIVES: tl.constexpr):
     if GIVES:
         return tl.load(p_row + o), tl.load(p_scale + o)
-    return 0.0, 0.0
+    else:
+        return 0.0, 0.0
 
 
 @triton.jit(do_not_specialize=["n_rows", "n_columns"])
@@ -72,9 +76,9 @@ def pair_row_gradients_kernel(
         i_n = plain_tile(i, lo, hi)
         b_r = load_tile(p_r + i_n.to(tl.int64) * (BN * D), 0, D, BN, BD)
         o_t0, o_c0 = load_negative_numbers(p_row, p_scale, i_n * BN + tl.arange(0, BN), OTHER)
-        b_s = tl.dot(b_x, tl.trans(b_r), input_precision=PRECISION)
+        b_s = product(b_x, tl.trans(b_r), None, PRECISION)
         b_w = negative_weights(b_s, b_t0, b_c0, o_t0, o_c0, p, NEGATIVE_WEIGHT, OWN, OTHER, MINES)
-        b_grad = tl.dot(b_w.to(b_r.dtype), b_r, b_grad, input_precision=PRECISION)
+        b_grad = product(stored(b_w, b_r.dtype), b_r, b_grad, PRECISION)
 
     b_start = tl.load(p_start + o_m)
     b_end = tl.load(p_end + o_m)
@@ -83,13 +87,13 @@ def pair_row_gradients_kernel(
         o_c = tl.minimum(o_n, n_columns - 1)
         b_r = load_slab(p_r, o_c, 0, D, BD)
         o_t0, o_t1, o_c0, o_c1 = load_numbers(p_row, p_scale, o_c, stride, OTHER)
-        b_s = tl.dot(b_x, tl.trans(b_r), input_precision=PRECISION)
+        b_s = product(b_x, tl.trans(b_r), None, PRECISION)
         b_neg = negative_weights(b_s, b_t0, b_c0, o_t0, o_c0, p, NEGATIVE_WEIGHT, OWN, OTHER, MINES)
         b_pos = positive_weights(
             b_s, b_t1, b_c1, o_t1, o_c1, p, IS_POSITIVE, POSITIVE_KEPT, POSITIVE_WEIGHT, OWN, OTHER
         )
         b_w = masked_weights(b_neg, b_pos, o_m, o_n, b_start, b_end, n_columns, SELF)
-        b_grad = tl.dot(b_w.to(b_r.dtype), b_r, b_grad, input_precision=PRECISION)
+        b_grad = product(stored(b_w, b_r.dtype), b_r, b_grad, PRECISION)
 
     o_d = tl.arange(0, BD)
     p_out = p_grad + (tl.program_id(1).to(tl.int64) * n_rows + o_m)[:, None] * D + o_d[None, :]

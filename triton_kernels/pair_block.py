@@ -14,15 +14,15 @@ import triton.language as tl
 from torch import Tensor
 
 from fastdml.triton_kernels import configs
-from fastdml.triton_kernels.pair_backward import load_numbers
+from fastdml.triton_kernels.pair_backward import load_negative_numbers, load_numbers
 from fastdml.triton_kernels.rules import PairRuleKernels
-from fastdml.triton_kernels.tiles import load_slab
+from fastdml.triton_kernels.tiles import load_slab, product, stored
 from fastdml.triton_kernels.weights import masked_weights, negative_weights, positive_weights
 
 ROWS_PER_GROUP = tl.constexpr(8)  # row tiles that programs of neighbouring ids share, so that both operands stay in L2
 
 
-@triton.jit(do_not_specialize=["n_rows", "n_columns", "i_row0", "i_column0", "n_block_rows", "n_block_columns", "ld"])
+@triton.jit(do_not_specialize=["n_rows", "n_columns", "i_row0", "i_column0", "n_block_rows", "n_block_columns"])
 def pair_weights_kernel(
     p_x, p_r, p_start, p_end, p_row, p_scale, p_weight, p, n_rows, n_columns,
     i_row0, i_column0, n_block_rows, n_block_columns,
@@ -48,25 +48,31 @@ def pair_weights_kernel(
     for i_k in range(0, D, BK):
         b_x = load_slab(p_x, o_m, i_k, D, BK)
         b_r = load_slab(p_r, o_c, i_k, D, BK)
-        b_s = tl.dot(b_x, tl.trans(b_r), b_s, input_precision=PRECISION)
+        b_s = product(b_x, tl.trans(b_r), b_s, PRECISION)
 
     stride = tl.cast(n_rows, tl.int64)
-    b_t0, b_t1, b_c0, b_c1 = load_numbers(p_row, p_scale, o_m, stride, True)
-    o_t0, o_t1, o_c0, o_c1 = load_numbers(p_row, p_scale, o_c, stride, SELF)
-    b_w = negative_weights(b_s, b_t0, b_c0, o_t0, o_c0, p, NEGATIVE_WEIGHT, True, SELF, MINES)
     first = i_row0 + i_m * BM
     last = tl.minimum(first + BM, n_rows) - 1
     left = i_column0 + i_n * BN
+    p_out = p_weight + o_i.to(tl.int64)[:, None] * LD + o_j[None, :]
+    m_out = (o_i < n_block_rows)[:, None] & (o_j < n_block_columns)[None, :]
+    # each branch loads what it reads: numbers of the columns take many registers
     if (tl.load(p_start + first) < left + BN) & (tl.load(p_end + last) > left):
+        b_t0, b_t1, b_c0, b_c1 = load_numbers(p_row, p_scale, o_m, stride, True)
+        o_t0, o_t1, o_c0, o_c1 = load_numbers(p_row, p_scale, o_c, stride, SELF)
         b_start = tl.load(p_start + o_m)
         b_end = tl.load(p_end + o_m)
+        b_neg = negative_weights(b_s, b_t0, b_c0, o_t0, o_c0, p, NEGATIVE_WEIGHT, True, SELF, MINES)
         b_pos = positive_weights(
             b_s, b_t1, b_c1, o_t1, o_c1, p, IS_POSITIVE, POSITIVE_KEPT, POSITIVE_WEIGHT, True, SELF
         )
-        b_w = masked_weights(b_w, b_pos, o_m, o_n, b_start, b_end, n_columns, SELF)
-    m = (o_i < n_block_rows)[:, None] & (o_j < n_block_columns)[None, :]
-    p_out = p_weight + o_i.to(tl.int64)[:, None] * LD + o_j[None, :]
-    tl.store(p_out, b_w.to(p_weight.dtype.element_ty), mask=m)
+        b_w = masked_weights(b_neg, b_pos, o_m, o_n, b_start, b_end, n_columns, SELF)
+        tl.store(p_out, stored(b_w, p_weight.dtype.element_ty), mask=m_out)
+    else:
+        b_t0, b_c0 = load_negative_numbers(p_row, p_scale, o_m, True)
+        o_t0, o_c0 = load_negative_numbers(p_row, p_scale, o_c, SELF)
+        b_w = negative_weights(b_s, b_t0, b_c0, o_t0, o_c0, p, NEGATIVE_WEIGHT, True, SELF, MINES)
+        tl.store(p_out, stored(b_w, p_weight.dtype.element_ty), mask=m_out)
 
 
 def pair_block_gradients(
@@ -81,7 +87,7 @@ def pair_block_gradients(
     need_candidates: bool,
     precision: str,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients [N, D] of the anchors' and [M, D] of the candidates' unit rows, float32; None where not needed.
+    """Gradients [1, N, D] of the anchors' and [1, M, D] of the candidates' unit rows, float32; None where not needed.
 
     For self-pairs (``candidates`` None) the first takes both terms and the second is None. The arguments are those
     of ``pair_row_gradients``, with the spans of the anchors.
@@ -118,7 +124,10 @@ def pair_block_gradients(
             below = grad_anchors if self_pairs and column > row else grad_candidates
             if below is not None:
                 add_product(below[column:column_end], block.T, anchors[row:row_end])
-    return grad_anchors, grad_candidates
+    return (
+        None if grad_anchors is None else grad_anchors[None],
+        None if grad_candidates is None else grad_candidates[None],
+    )
 
 
 def add_product(out: Tensor, left: Tensor, right: Tensor) -> None:

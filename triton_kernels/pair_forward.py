@@ -21,6 +21,7 @@ from fastdml.triton_kernels.tiles import (
     plain_tile,
     positive_mask,
     positive_tiles,
+    product,
     share,
     similarities,
 )
@@ -69,7 +70,7 @@ def pair_negatives_kernel(
     if BK >= D:
         for i in range(begin, tl.minimum(end, n_plain)):
             p_tile = p_r + plain_tile(i, lo, hi).to(tl.int64) * (BN * D)
-            b_s = tl.dot(b_x, tl.trans(load_tile(p_tile, 0, D, BN, BK)), input_precision=PRECISION)
+            b_s = product(b_x, tl.trans(load_tile(p_tile, 0, D, BN, BK)), None, PRECISION)
             b_most, b_sum = add_negatives(b_s, b_threshold, b_most, b_sum, p, NEGATIVE_TERM, MINES)
     else:
         # one loop over tiles and slabs, so that loads of the next tile overlap the end of this one
@@ -80,7 +81,7 @@ def pair_negatives_kernel(
             i_k = (i_step - i * SLABS) * BK
             p_tile = p_r + plain_tile(i, lo, hi).to(tl.int64) * (BN * D)
             b_r = load_tile(p_tile, i_k, D, BN, BK)
-            b_s = tl.dot(load_slab(p_x, o_m, i_k, D, BK), tl.trans(b_r), b_s, input_precision=PRECISION)
+            b_s = product(load_slab(p_x, o_m, i_k, D, BK), tl.trans(b_r), b_s, PRECISION)
             if i_k + BK >= D:
                 b_most, b_sum = add_negatives(b_s, b_threshold, b_most, b_sum, p, NEGATIVE_TERM, MINES)
                 b_s = tl.zeros([BM, BN], tl.float32)

@@ -9,6 +9,30 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+# The interpreter multiplies bfloat16 by its bits; in float32 the products are exact.
+INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
+
+
+@triton.jit
+def product(b_left, b_right, b_acc, PRECISION: tl.constexpr):
+    # b_left @ b_right + b_acc in fp32
+    if INTERPRETED:
+        return tl.dot(b_left.to(tl.float32), b_right.to(tl.float32), b_acc)
+    else:
+        return tl.dot(b_left, b_right, b_acc, input_precision=PRECISION)
+
+
+@triton.jit
+def stored(b, dtype: tl.constexpr):
+    # [..] in the dtype that memory and products hold it in, rounded to nearest
+    if INTERPRETED and dtype == tl.bfloat16:
+        # the interpreter would cut the lower bits off
+        b_bits = b.to(tl.uint32, bitcast=True)
+        b_round = (b_bits + 0x7FFF + ((b_bits >> 16) & 1)).to(tl.float32, bitcast=True)
+        return tl.where(b == b, b_round, b).to(dtype)
+    else:
+        return b.to(dtype)
+
 
 @triton.jit
 def positive_tiles(p_start, p_end, i_row, n_rows, BM: tl.constexpr, BN: tl.constexpr):
@@ -51,7 +75,8 @@ def load_slab(p, o_row, i_k, D: tl.constexpr, BK: tl.constexpr):
     p_slab = p + o_row.to(tl.int64)[:, None] * D + o_k[None, :]
     if D % BK == 0:
         return tl.load(p_slab)
-    return tl.load(p_slab, mask=(o_k < D)[None, :], other=0.0)
+    else:
+        return tl.load(p_slab, mask=(o_k < D)[None, :], other=0.0)
 
 
 @triton.jit
@@ -61,7 +86,8 @@ def load_tile(p_tile, i_k, D: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
     p_slab = p_tile + i_k + (tl.arange(0, BN)[:, None] * D + o_k[None, :])
     if D % BK == 0:
         return tl.load(p_slab)
-    return tl.load(p_slab, mask=(i_k + o_k < D)[None, :], other=0.0)
+    else:
+        return tl.load(p_slab, mask=(i_k + o_k < D)[None, :], other=0.0)
 
 
 @triton.jit
@@ -69,7 +95,8 @@ def load_resident(p_x, o_m, D: tl.constexpr, BK: tl.constexpr):
     # the row block's own [BM, D] where one slab holds it; unused (and never loaded) where it takes several
     if BK >= D:
         return load_slab(p_x, o_m, 0, D, BK)
-    return 0.0
+    else:
+        return 0.0
 
 
 @triton.jit
@@ -80,12 +107,13 @@ def similarities(
     # [BM, BN] in fp32, for any rows o_m and columns o_n
     if BK >= D:
         b_r = load_slab(p_r, o_n, 0, D, BK)
-        return tl.dot(b_x, tl.trans(b_r), input_precision=PRECISION)
-    b_s = tl.zeros([BM, BN], tl.float32)
-    for i_k in range(0, D, BK):
-        b_r = load_slab(p_r, o_n, i_k, D, BK)
-        b_s = tl.dot(load_slab(p_x, o_m, i_k, D, BK), tl.trans(b_r), b_s, input_precision=PRECISION)
-    return b_s
+        return product(b_x, tl.trans(b_r), None, PRECISION)
+    else:
+        b_s = tl.zeros([BM, BN], tl.float32)
+        for i_k in range(0, D, BK):
+            b_r = load_slab(p_r, o_n, i_k, D, BK)
+            b_s = product(load_slab(p_x, o_m, i_k, D, BK), tl.trans(b_r), b_s, PRECISION)
+        return b_s
 
 
 @triton.jit

@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastdml.triton_kernels import configs
+from fastdml.triton_kernels.tiles import stored
 
 SMALLEST_NORM = tl.constexpr(1e-12)  # as torch.nn.functional.normalize
 
@@ -35,7 +36,7 @@ def unit_rows_kernel(
         o_k = i_k + tl.arange(0, BK)
         m = m_m[:, None] & (o_k < D)[None, :]
         b_x = tl.load(p_row + o_k.to(tl.int64)[None, :] * stride_column, mask=m, other=0.0).to(tl.float32)
-        b_unit = (b_x / b_length[:, None]).to(p_unit.dtype.element_ty)
+        b_unit = stored(b_x / b_length[:, None], p_unit.dtype.element_ty)
         tl.store(p_unit + o_m[:, None] * D + o_k[None, :], b_unit, mask=m)
 
 
@@ -73,7 +74,7 @@ def row_gradients_kernel(
         for i in range(n_parts):
             b_g += tl.load(p_row + i * part + o_k[None, :], mask=m, other=0.0)
         b_u = tl.load(p_unit + o_m[:, None] * D + o_k[None, :], mask=m, other=0.0).to(tl.float32)
-        b_out = ((b_g - b_along[:, None] * b_u) * b_factor[:, None]).to(p_out.dtype.element_ty)
+        b_out = stored((b_g - b_along[:, None] * b_u) * b_factor[:, None], p_out.dtype.element_ty)
         tl.store(p_out + b_order[:, None] * D + o_k[None, :], b_out, mask=m)
 
 

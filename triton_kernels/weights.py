@@ -25,9 +25,10 @@ def negative_scales(
             o_c = tl.where(b_s > o_t0[None, :], o_c, 0.0)
     if OWN and OTHER:
         return b_c + o_c
-    if OWN:
+    elif OWN:
         return b_c
-    return o_c
+    else:
+        return o_c
 
 
 @triton.jit

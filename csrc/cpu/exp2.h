@@ -1,5 +1,5 @@
-// 2^x as straight-line arithmetic that compilers vectorise. All of it is inlined by force: a copy that the linker
-// shared between the instruction sets would run on processors that lack them.
+// 2^x as straight-line arithmetic that compilers vectorise. All of it is inlined by force: a copy that the
+// linker shared between the instruction sets would run on processors that lack them.
 #pragma once
 
 #include <cmath>

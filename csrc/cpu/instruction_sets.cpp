@@ -1,9 +1,9 @@
 // Which of the compiled instruction sets this processor runs.
 #include "cpu/pair_kernels.h"
 
-#define FASTDML_DECLARE(isa)                                                                                   \
-  namespace isa {                                                                                              \
-  template <typename T> const PairKernels<T> &pair_kernels(PairRule rule);                                     \
+#define FASTDML_DECLARE(isa)                                                                                 \
+  namespace isa {                                                                                            \
+  template <typename T> const PairKernels<T> &pair_kernels(PairRule rule);                                   \
   }
 
 namespace fastdml {
@@ -21,8 +21,8 @@ enum class Isa { baseline, avx2, avx512 };
 Isa detect() {
 #ifdef __x86_64__
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512bw"))
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
     return Isa::avx512;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
     return Isa::avx2;

@@ -9,8 +9,8 @@
 
 namespace fastdml {
 
-// A strided matrix that borrows its memory. The shim below it skips the dispatcher, so a worker thread needs none of
-// the caller's thread-local state (autograd, inference mode).
+// A strided matrix that borrows its memory. The shim below it skips the dispatcher, so a worker thread needs
+// none of the caller's thread-local state (autograd, inference mode).
 class Matrix {
 public:
   template <typename T>

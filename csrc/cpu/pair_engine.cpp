@@ -14,9 +14,9 @@
 namespace fastdml {
 namespace {
 
-constexpr int64_t largest_block = 256;       // 256 KB of fp32 similarities: half of a common L2
-constexpr int64_t kept_budget = 9 << 20;     // elements: 36 MB of fp32
-constexpr int64_t strip_rows = 64;           // anchors whose positives are visited together
+constexpr int64_t largest_block = 256;   // 256 KB of fp32 similarities: half of a common L2
+constexpr int64_t kept_budget = 9 << 20; // elements: 36 MB of fp32
+constexpr int64_t strip_rows = 64;       // anchors whose positives are visited together
 constexpr int64_t row_alignment = 16;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -50,18 +50,20 @@ public:
         column_side_(problem.self ? row_side_ : block_side(problem.candidates.count)),
         row_blocks_(divide_up(problem.anchors.count, row_side_)),
         column_blocks_(divide_up(problem.candidates.count, column_side_)),
-        rounds_(problem.self ? self_rounds(row_blocks_) : cross_rounds(row_blocks_, column_blocks_)),
-        tile_elements_(row_side_ * column_side_), workspace_(tile_elements_) {}
+        rounds_(row_blocks_, column_blocks_, problem.self), tile_elements_(row_side_ * column_side_),
+        workspace_(tile_elements_) {}
 
-  // Calls visit(block, similarities) for every pair of blocks; pairs of one round run in parallel. The similarities
-  // are read from `tiles` where known, else computed: into `tiles` where kept, else into the worker's memory.
+  // Calls visit(block, similarities) for every pair of blocks; pairs of one round run in parallel. The
+  // similarities are read from `tiles` where known, else computed: into `tiles` where kept, else into the
+  // worker's memory.
   enum class Tiles { absent, to_fill, filled };
   template <typename Visit> void for_each_block(T *tiles, Tiles state, const Visit &visit) {
-    for (const auto &round : rounds_)
-      torch::stable::parallel_for(0, static_cast<int64_t>(round.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t round = 0; round < rounds_.count(); ++round) {
+      const std::vector<BlockPair> pairs = rounds_.pairs(round);
+      torch::stable::parallel_for(0, static_cast<int64_t>(pairs.size()), 1, [&](int64_t begin, int64_t end) {
         for (int64_t k = begin; k < end; ++k) {
-          const Block block = block_of(round[k]);
-          T *similarity = tiles ? tiles + slot(round[k]) * tile_elements_ : workspace_.of_this_thread();
+          const Block block = block_of(pairs[k]);
+          T *similarity = tiles ? tiles + slot(pairs[k]) * tile_elements_ : workspace_.of_this_thread();
           if (state != Tiles::filled)
             similarities(block, similarity);
           if (state == Tiles::to_fill)
@@ -69,6 +71,7 @@ public:
           visit(block, similarity, workspace_.of_this_thread());
         }
       });
+    }
   }
 
   // Calls visit(tile, first row) for strips of anchors against the columns that hold their positives.
@@ -105,8 +108,6 @@ public:
     return {similarity, block.columns, block.rows, block.columns, start, end, self};
   }
 
-  int64_t row_side() const { return row_side_; }
-
 private:
   Block block_of(const BlockPair &pair) const {
     const int64_t row = pair.row * row_side_, column = pair.column * column_side_;
@@ -115,7 +116,8 @@ private:
   }
 
   int64_t slot(const BlockPair &pair) const {
-    return problem_.self ? pair.column * (pair.column + 1) / 2 + pair.row : pair.row * column_blocks_ + pair.column;
+    return problem_.self ? pair.column * (pair.column + 1) / 2 + pair.row
+                         : pair.row * column_blocks_ + pair.column;
   }
 
   void similarities(const Block &block, T *out) const {
@@ -147,7 +149,8 @@ int64_t kept_elements(int64_t anchors, int64_t candidates, bool self) {
   return elements <= kept_budget ? elements : 0;
 }
 
-template <typename T> void pair_forward(const PairProblem<T> &problem, T *losses, PairRows<T> rows, T *tiles) {
+template <typename T>
+void pair_forward(const PairProblem<T> &problem, T *losses, PairRows<T> rows, T *tiles) {
   const PairKernels<T> &kernels = *problem.kernels;
   const double *constants = problem.constants;
   const int64_t count = problem.anchors.count;
@@ -168,9 +171,10 @@ template <typename T> void pair_forward(const PairProblem<T> &problem, T *losses
                        [&](const Block &block, const T *similarity, T *) {
                          std::vector<int32_t> spans(3 * block.rows);
                          const bool both = problem.self && block.row != block.column;
-                         kernels.negative_statistics(constants, sweep.tile_of(block, similarity, spans.data()),
-                                                     negatives_from(block.row),
-                                                     both ? negatives_from(block.column) : NegativeStatistics<T>{});
+                         kernels.negative_statistics(
+                             constants, sweep.tile_of(block, similarity, spans.data()),
+                             negatives_from(block.row),
+                             both ? negatives_from(block.column) : NegativeStatistics<T>{});
                        });
 
   kernels.positive_threshold(constants, count, most.data(), rows.positive_threshold);
@@ -200,13 +204,15 @@ void pair_backward(const PairProblem<T> &problem, PairRow<T> rows, const T *tile
       const_cast<T *>(tiles), tiles ? PairSweep<T>::Tiles::filled : PairSweep<T>::Tiles::absent,
       [&](const Block &block, const T *similarity, T *weights) {
         std::vector<int32_t> spans(3 * block.rows);
-        kernels.weights(problem.constants, sweep.tile_of(block, similarity, spans.data()), from(rows, block.row),
-                        problem.self ? from(rows, block.column) : PairRow<T>{}, weights);
+        kernels.weights(problem.constants, sweep.tile_of(block, similarity, spans.data()),
+                        from(rows, block.row), problem.self ? from(rows, block.column) : PairRow<T>{},
+                        weights);
         if (grad_anchors)
           add_product(rows_of(grad_anchors, block.row, block.rows),
                       Matrix(weights, block.rows, block.columns, block.columns),
                       rows_of(const_cast<T *>(problem.candidates.units), block.column, block.columns));
-        T *grad_columns = problem.self ? (block.row == block.column ? nullptr : grad_anchors) : grad_candidates;
+        T *grad_columns =
+            problem.self ? (block.row == block.column ? nullptr : grad_anchors) : grad_candidates;
         if (grad_columns)
           add_product(rows_of(grad_columns, block.column, block.columns),
                       Matrix(weights, block.columns, block.rows, 1, block.columns),
@@ -216,7 +222,9 @@ void pair_backward(const PairProblem<T> &problem, PairRow<T> rows, const T *tile
 
 template void pair_forward<float>(const PairProblem<float> &, float *, PairRows<float>, float *);
 template void pair_forward<double>(const PairProblem<double> &, double *, PairRows<double>, double *);
-template void pair_backward<float>(const PairProblem<float> &, PairRow<float>, const float *, float *, float *);
-template void pair_backward<double>(const PairProblem<double> &, PairRow<double>, const double *, double *, double *);
+template void pair_backward<float>(const PairProblem<float> &, PairRow<float>, const float *, float *,
+                                   float *);
+template void pair_backward<double>(const PairProblem<double> &, PairRow<double>, const double *, double *,
+                                    double *);
 
 } // namespace fastdml

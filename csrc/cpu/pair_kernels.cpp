@@ -56,8 +56,9 @@ void negatives_of_row(const Rule &rule, const T *__restrict s, int64_t n, T thre
 }
 
 template <typename T, typename Rule>
-void negatives_of_row_and_columns(const Rule &rule, const T *__restrict s, int64_t n, T threshold, T &most, T &sum,
-                                  const T *__restrict thresholds, T *__restrict mosts, T *__restrict sums) {
+void negatives_of_row_and_columns(const Rule &rule, const T *__restrict s, int64_t n, T threshold, T &most,
+                                  T &sum, const T *__restrict thresholds, T *__restrict mosts,
+                                  T *__restrict sums) {
   T m = most, total = 0;
 #pragma omp simd reduction(+ : total) reduction(max : m)
   for (int64_t j = 0; j < n; ++j) {
@@ -110,7 +111,8 @@ void negative_weights(const Rule &rule, const T *s, int64_t n, T threshold, T sc
 }
 
 template <typename T, typename Rule>
-void weights(const double *constants, const PairTile<T> &tile, PairRow<T> rows, PairRow<T> columns, T *weights) {
+void weights(const double *constants, const PairTile<T> &tile, PairRow<T> rows, PairRow<T> columns,
+             T *weights) {
   const Rule rule = Rule::from_constants(constants);
   for (int64_t i = 0; i < tile.rows; ++i) {
     const T *s = tile.similarity + i * tile.row_stride;
@@ -161,7 +163,7 @@ void positive_threshold(const double *constants, int64_t rows, const T *most, T 
 
 template <typename T, typename Rule>
 constexpr PairKernels<T> table = {
-    positive_least<T, Rule>, positive_sum<T, Rule>, negative_statistics<T, Rule>, weights<T, Rule>,
+    positive_least<T, Rule>, positive_sum<T, Rule>,       negative_statistics<T, Rule>, weights<T, Rule>,
     losses<T, Rule>,         negative_threshold<T, Rule>, positive_threshold<T, Rule>};
 
 } // namespace

@@ -7,9 +7,9 @@
 
 namespace fastdml {
 
-// A tile of similarities, rows anchors and columns candidates, both sorted by label. The positives of row i are
-// the columns [start[i], end[i]), counted from the tile's first column and already clipped to the tile; the anchor
-// itself, where the tile holds it, is column self[i] (-1: not in this tile).
+// A tile of similarities, rows anchors and columns candidates, both sorted by label. The positives of row i
+// are the columns [start[i], end[i]), counted from the tile's first column and already clipped to the tile;
+// the anchor itself, where the tile holds it, is column self[i] (-1: not in this tile).
 template <typename T> struct PairTile {
   const T *similarity;
   int64_t row_stride;
@@ -39,7 +39,8 @@ template <typename T> struct PairKernels {
   void (*negative_statistics)(const double *constants, const PairTile<T> &, NegativeStatistics<T> rows,
                               NegativeStatistics<T> columns);
   // Weights [rows, columns], contiguous: of the rows and, where columns.negative_scale is given, of both.
-  void (*weights)(const double *constants, const PairTile<T> &, PairRow<T> rows, PairRow<T> columns, T *weights);
+  void (*weights)(const double *constants, const PairTile<T> &, PairRow<T> rows, PairRow<T> columns,
+                  T *weights);
   // Loss of each row, and the scales that its pairs' weights share.
   void (*losses)(const double *constants, int64_t rows, const T *negative_sum, const T *positive_sum, T *loss,
                  T *negative_scale, T *positive_scale);

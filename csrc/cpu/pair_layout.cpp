@@ -32,33 +32,33 @@ void positive_spans(const int64_t *labels, const int64_t *order, int64_t count, 
   }
 }
 
-Rounds self_rounds(int64_t blocks) {
-  Rounds rounds(1);
-  for (int64_t i = 0; i < blocks; ++i)
-    rounds[0].push_back({i, i});
-  // The circle method: seat 0 stays, the others turn by one seat a round; an odd number plays against a bye.
-  const int64_t seats = blocks + blocks % 2;
-  for (int64_t round = 0; round + 1 < seats; ++round) {
-    rounds.emplace_back();
-    for (int64_t k = 0; k < seats / 2; ++k) {
-      const int64_t turning = seats - 1;
-      const int64_t a = k == 0 ? turning : (round + k) % turning;
-      const int64_t b = (round - k + turning) % turning;
-      if (a < blocks && b < blocks)
-        rounds.back().push_back({std::min(a, b), std::max(a, b)});
-    }
-  }
-  return rounds;
+int64_t Rounds::count() const {
+  return self_ ? row_blocks_ + row_blocks_ % 2 : std::max(row_blocks_, column_blocks_);
 }
 
-Rounds cross_rounds(int64_t row_blocks, int64_t column_blocks) {
-  const int64_t seats = std::max(row_blocks, column_blocks);
-  Rounds rounds(seats);
-  for (int64_t round = 0; round < seats; ++round)
-    for (int64_t i = 0; i < row_blocks; ++i)
-      if (const int64_t j = (i + round) % seats; j < column_blocks)
-        rounds[round].push_back({i, j});
-  return rounds;
+std::vector<BlockPair> Rounds::pairs(int64_t round) const {
+  std::vector<BlockPair> found;
+  if (!self_) {
+    for (int64_t i = 0; i < row_blocks_; ++i)
+      if (const int64_t j = (i + round) % count(); j < column_blocks_)
+        found.push_back({i, j});
+    return found;
+  }
+  if (round == 0) {
+    for (int64_t i = 0; i < row_blocks_; ++i)
+      found.push_back({i, i});
+    return found;
+  }
+  // The circle method: the last seat stays, the others turn by one a round; an odd number plays against a
+  // bye.
+  const int64_t seats = count(), turning = seats - 1;
+  for (int64_t k = 0; k < seats / 2; ++k) {
+    const int64_t a = k == 0 ? turning : (round - 1 + k) % turning;
+    const int64_t b = (round - 1 - k + turning) % turning;
+    if (a < row_blocks_ && b < row_blocks_)
+      found.push_back({std::min(a, b), std::max(a, b)});
+  }
+  return found;
 }
 
 } // namespace fastdml

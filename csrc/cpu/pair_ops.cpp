@@ -46,7 +46,8 @@ template <typename F> void for_rows(int64_t rows, int64_t width, const F &f) {
 template <typename T, typename Input>
 void gather_units(const Tensor &embeddings, const int64_t *order, T *units, T *norms) {
   const Input *data = static_cast<const Input *>(embeddings.const_data_ptr());
-  const int64_t width = embeddings.size(1), row_stride = embeddings.stride(0), column_stride = embeddings.stride(1);
+  const int64_t width = embeddings.size(1), row_stride = embeddings.stride(0),
+                column_stride = embeddings.stride(1);
   for_rows(embeddings.size(0), width, [&](int64_t k) {
     const Input *row = data + order[k] * row_stride;
     T *unit = units + k * width;
@@ -79,8 +80,8 @@ template <typename T> void gather_units(const Tensor &embeddings, const int64_t 
   }
 }
 
-// out[order[k]] = the part of grads[k] that turns the unit row, over the row's norm; rows too short to be normalised
-// were divided by a constant.
+// out[order[k]] = the part of grads[k] that turns the unit row, over the row's norm; rows too short to be
+// normalised were divided by a constant.
 template <typename T>
 void scatter_gradients(const T *grads, const T *units, const T *norms, const int64_t *order, int64_t rows,
                        int64_t width, T *out) {
@@ -99,7 +100,8 @@ void scatter_gradients(const T *grads, const T *units, const T *norms, const int
   });
 }
 
-// 0 for finite norms, NaN otherwise: comparisons with NaN are false, so a NaN row would else be silently left out.
+// 0 for finite norms, NaN otherwise: comparisons with NaN are false, so a NaN row would else be silently left
+// out.
 template <typename T> T poison_of(const T *norms, int64_t count) {
   T poison = 0;
   for (int64_t k = 0; k < count; ++k)
@@ -108,24 +110,27 @@ template <typename T> T poison_of(const T *norms, int64_t count) {
 }
 
 template <typename T>
-ForwardResult forward(const Tensor &embeddings, const Tensor &labels, const std::optional<Tensor> &ref_embeddings,
-                      const std::optional<Tensor> &ref_labels, PairRule rule, const std::vector<double> &constants,
-                      bool keep) {
+ForwardResult forward(const Tensor &embeddings, const Tensor &labels,
+                      const std::optional<Tensor> &ref_embeddings, const std::optional<Tensor> &ref_labels,
+                      PairRule rule, const std::vector<double> &constants, bool keep) {
   const ScalarType dtype = std::is_same_v<T, double> ? ScalarType::Double : ScalarType::Float;
   const bool self = !ref_embeddings.has_value();
   const int64_t anchors = embeddings.size(0), width = embeddings.size(1);
   const int64_t candidates = self ? 0 : ref_embeddings->size(0), total = anchors + candidates;
-  Tensor losses = empty({anchors}, dtype), units = empty({total, width}, dtype), norms = empty({total}, dtype);
+  Tensor losses = empty({anchors}, dtype), units = empty({total, width}, dtype),
+         norms = empty({total}, dtype);
   Tensor order = empty({total}, ScalarType::Long), spans = empty({2, total}, ScalarType::Int);
   Tensor rows = empty({4, anchors}, dtype);
   Tensor tiles = empty({keep ? kept_elements(anchors, self ? anchors : candidates, self) : 0}, dtype);
 
-  T *unit = units.mutable_data_ptr<T>(), *norm = norms.mutable_data_ptr<T>(), *row = rows.mutable_data_ptr<T>();
+  T *unit = units.mutable_data_ptr<T>(), *norm = norms.mutable_data_ptr<T>(),
+    *row = rows.mutable_data_ptr<T>();
   int64_t *sorted = order.mutable_data_ptr<int64_t>();
   int32_t *start = spans.mutable_data_ptr<int32_t>(), *end = start + total;
   const Tensor label_rows = torch::stable::contiguous(labels);
   const Tensor ref_label_rows = self ? label_rows : torch::stable::contiguous(*ref_labels);
-  const int64_t *label = label_rows.const_data_ptr<int64_t>(), *ref_label = ref_label_rows.const_data_ptr<int64_t>();
+  const int64_t *label = label_rows.const_data_ptr<int64_t>(),
+                *ref_label = ref_label_rows.const_data_ptr<int64_t>();
   sort_by_label(label, anchors, sorted);
   gather_units<T>(embeddings, sorted, unit, norm);
   if (self) {
@@ -140,8 +145,12 @@ ForwardResult forward(const Tensor &embeddings, const Tensor &labels, const std:
 
   const PairSide<T> anchor_side{anchors, unit, start, end};
   const PairProblem<T> problem{
-      &pair_kernels_for_this_cpu<T>(rule), constants.data(), width, anchor_side,
-      self ? anchor_side : PairSide<T>{candidates, unit + anchors * width, start + anchors, end + anchors}, self};
+      &pair_kernels_for_this_cpu<T>(rule),
+      constants.data(),
+      width,
+      anchor_side,
+      self ? anchor_side : PairSide<T>{candidates, unit + anchors * width, start + anchors, end + anchors},
+      self};
   std::vector<T> sorted_losses(anchors);
   pair_forward<T>(problem, sorted_losses.data(), {row, row + anchors, row + 2 * anchors, row + 3 * anchors},
                   tiles.numel() ? tiles.mutable_data_ptr<T>() : nullptr);
@@ -159,13 +168,15 @@ ForwardResult forward(const Tensor &embeddings, const Tensor &labels, const std:
 
 template <typename T>
 std::tuple<Tensor, Tensor> backward(const Tensor &grad_losses, const Tensor &units, const Tensor &norms,
-                                    const Tensor &order, const Tensor &spans, const Tensor &rows, const Tensor &tiles,
-                                    PairRule rule, const std::vector<double> &constants, bool need_anchors,
-                                    bool need_candidates) {
+                                    const Tensor &order, const Tensor &spans, const Tensor &rows,
+                                    const Tensor &tiles, PairRule rule, const std::vector<double> &constants,
+                                    bool need_anchors, bool need_candidates) {
   const ScalarType dtype = units.scalar_type();
-  const int64_t anchors = rows.size(1), total = units.size(0), candidates = total - anchors, width = units.size(1);
+  const int64_t anchors = rows.size(1), total = units.size(0), candidates = total - anchors,
+                width = units.size(1);
   const bool self = candidates == 0;
-  const T *unit = units.const_data_ptr<T>(), *norm = norms.const_data_ptr<T>(), *row = rows.const_data_ptr<T>();
+  const T *unit = units.const_data_ptr<T>(), *norm = norms.const_data_ptr<T>(),
+          *row = rows.const_data_ptr<T>();
   const T *grad = grad_losses.const_data_ptr<T>();
   const int64_t *sorted = order.const_data_ptr<int64_t>();
   const int32_t *start = spans.const_data_ptr<int32_t>(), *end = start + total;
@@ -177,8 +188,12 @@ std::tuple<Tensor, Tensor> backward(const Tensor &grad_losses, const Tensor &uni
   }
   const PairSide<T> anchor_side{anchors, unit, start, end};
   const PairProblem<T> problem{
-      &pair_kernels_for_this_cpu<T>(rule), constants.data(), width, anchor_side,
-      self ? anchor_side : PairSide<T>{candidates, unit + anchors * width, start + anchors, end + anchors}, self};
+      &pair_kernels_for_this_cpu<T>(rule),
+      constants.data(),
+      width,
+      anchor_side,
+      self ? anchor_side : PairSide<T>{candidates, unit + anchors * width, start + anchors, end + anchors},
+      self};
 
   Tensor grad_anchors = empty({need_anchors ? anchors : 0, width}, dtype);
   Tensor grad_candidates = empty({need_candidates ? candidates : 0, width}, dtype);
@@ -188,23 +203,25 @@ std::tuple<Tensor, Tensor> backward(const Tensor &grad_losses, const Tensor &uni
   pair_backward<T>(problem, {row, row + anchors, negative_scale.data(), positive_scale.data()},
                    tiles.numel() ? tiles.const_data_ptr<T>() : nullptr, anchor_grads, candidate_grads);
   if (anchor_grads)
-    scatter_gradients<T>(anchor_grads, unit, norm, sorted, anchors, width, grad_anchors.mutable_data_ptr<T>());
+    scatter_gradients<T>(anchor_grads, unit, norm, sorted, anchors, width,
+                         grad_anchors.mutable_data_ptr<T>());
   if (candidate_grads)
-    scatter_gradients<T>(candidate_grads, unit + anchors * width, norm + anchors, sorted + anchors, candidates, width,
-                         grad_candidates.mutable_data_ptr<T>());
+    scatter_gradients<T>(candidate_grads, unit + anchors * width, norm + anchors, sorted + anchors,
+                         candidates, width, grad_candidates.mutable_data_ptr<T>());
   return {grad_anchors, grad_candidates};
 }
 
 ForwardResult pair_forward_cpu(Tensor embeddings, Tensor labels, std::optional<Tensor> ref_embeddings,
-                               std::optional<Tensor> ref_labels, std::string rule, std::vector<double> constants,
-                               bool keep) {
+                               std::optional<Tensor> ref_labels, std::string rule,
+                               std::vector<double> constants, bool keep) {
   const auto run = embeddings.scalar_type() == ScalarType::Double ? forward<double> : forward<float>;
   return run(embeddings, labels, ref_embeddings, ref_labels, rule_named(rule), constants, keep);
 }
 
 std::tuple<Tensor, Tensor> pair_backward_cpu(Tensor grad_losses, Tensor units, Tensor norms, Tensor order,
                                              Tensor spans, Tensor rows, Tensor tiles, std::string rule,
-                                             std::vector<double> constants, bool need_anchors, bool need_candidates) {
+                                             std::vector<double> constants, bool need_anchors,
+                                             bool need_candidates) {
   const auto run = units.scalar_type() == ScalarType::Double ? backward<double> : backward<float>;
   return run(grad_losses, units, norms, order, spans, rows, tiles, rule_named(rule), constants, need_anchors,
              need_candidates);

@@ -11,7 +11,7 @@ namespace {
 
 // Writes every weight of the tile: those of the negatives, zero elsewhere.
 template <typename Input, typename Rule, bool both, typename T = Accumulator<Input>>
-__global__ void __launch_bounds__(tile_threads)
+__global__ void __launch_bounds__(tile_threads, 1)
     negative_weights_kernel(Rule rule, SimilarityBlock<T> block, const int32_t *start, const int32_t *end,
                             PairRows<T> rows, Input *weights) {
   const DeviceMath<T> math;
@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(tile_threads)
 
 // Writes the weights of the block's positives over the zeros, one anchor a warp.
 template <typename Input, typename Rule, bool both, int length, typename T = Accumulator<Input>>
-__global__ void __launch_bounds__(warps_of_positives *warp_size)
+__global__ void __launch_bounds__(warps_of_positives * warp_size, 1)
     positive_weights_kernel(Rule rule, PairProblem<Input> problem, SimilarityBlock<T> block, PairRows<T> rows,
                             Input *weights) {
   const DeviceMath<T> math;

@@ -10,7 +10,7 @@ namespace fastdml::cuda {
 namespace {
 
 template <typename Input, typename Rule, int length>
-__global__ void __launch_bounds__(warps_of_positives *warp_size)
+__global__ void __launch_bounds__(warps_of_positives * warp_size, 1)
     negative_thresholds_kernel(Rule rule, PairProblem<Input> problem, Accumulator<Input> *threshold,
                                NegativeStatistics<Accumulator<Input>> statistics) {
   using T = Accumulator<Input>;
@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(warps_of_positives *warp_size)
 
 // One tile: partial statistics of its rows and, where `both`, of its columns, which the warps add up in shared memory.
 template <typename T, typename Rule, bool both>
-__global__ void __launch_bounds__(tile_threads)
+__global__ void __launch_bounds__(tile_threads, 1)
     negative_statistics_kernel(Rule rule, SimilarityBlock<T> block, const int32_t *start, const int32_t *end,
                                const T *threshold, PartialStatistics<T> rows, PartialStatistics<T> columns) {
   const DeviceMath<T> math;
@@ -126,7 +126,7 @@ __global__ void merge_statistics_kernel(PartialStatistics<T> rows, PartialStatis
 }
 
 template <typename Input, typename Rule, int length>
-__global__ void __launch_bounds__(warps_of_positives *warp_size)
+__global__ void __launch_bounds__(warps_of_positives * warp_size, 1)
     losses_kernel(Rule rule, PairProblem<Input> problem, NegativeStatistics<Accumulator<Input>> statistics,
                   PairRows<Accumulator<Input>> rows, LossOutput<Accumulator<Input>> output) {
   using T = Accumulator<Input>;

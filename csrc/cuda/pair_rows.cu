@@ -42,7 +42,7 @@ __device__ __forceinline__ int64_t first_label(const int64_t *labels, int64_t co
   return low;
 }
 
-__global__ void __launch_bounds__(threads)
+__global__ void __launch_bounds__(threads, 1)
     lay_out_kernel(SortedLabels side, SortedLabels other, int64_t *order, int32_t *start, int32_t *end) {
   const int64_t k = thread_index();
   if (k >= side.count)
@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(threads)
 }
 
 template <typename Input>
-__global__ void __launch_bounds__(threads)
+__global__ void __launch_bounds__(threads, 1)
     gather_units_kernel(Embeddings<Input> embeddings, const int64_t *order, int64_t rows, int64_t width,
                         Input *units, Accumulator<Input> *norms, Accumulator<Input> *poison) {
   using T = Accumulator<Input>;
@@ -81,7 +81,7 @@ __global__ void __launch_bounds__(threads)
 }
 
 template <typename T>
-__global__ void __launch_bounds__(range_threads) find_range_kernel(const T *grads, int64_t count, T *range) {
+__global__ void __launch_bounds__(range_threads, 1) find_range_kernel(const T *grads, int64_t count, T *range) {
   __shared__ T largest[range_threads / warp_size];
   T most = T(0);
   for (int64_t k = threadIdx.x; k < count; k += range_threads) {
@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(range_threads) find_range_kernel(const T *grad
 }
 
 template <typename T>
-__global__ void __launch_bounds__(threads)
+__global__ void __launch_bounds__(threads, 1)
     scale_rows_kernel(RowScales<T> scales, const T *grads, const int64_t *order, const T *range, int64_t rows,
                       T *scaled_negative, T *scaled_positive) {
   const int64_t k = thread_index();
@@ -120,7 +120,7 @@ __global__ void __launch_bounds__(threads)
 }
 
 template <typename T, int length>
-__global__ void __launch_bounds__(threads) add_kernel(T *sum, const T *part, int64_t count) {
+__global__ void __launch_bounds__(threads, 1) add_kernel(T *sum, const T *part, int64_t count) {
   const int64_t k = thread_index() * length;
   if (k >= count)
     return;
@@ -133,7 +133,7 @@ __global__ void __launch_bounds__(threads) add_kernel(T *sum, const T *part, int
 }
 
 template <typename Input>
-__global__ void __launch_bounds__(threads)
+__global__ void __launch_bounds__(threads, 1)
     scatter_gradients_kernel(const Accumulator<Input> *grads, const Input *units, const Accumulator<Input> *norms,
                              const int64_t *order, const Accumulator<Input> *range, int64_t rows, int64_t width,
                              Input *out) {

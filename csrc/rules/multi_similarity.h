@@ -17,7 +17,7 @@ template <typename T> struct MultiSimilarity {
   bool mining;
 
   FASTDML_HD static MultiSimilarity from_constants(const double *c) {
-    return {T(c[0]), T(c[1]), T(c[2]), T(c[3]), T(c[4]),       T(c[5]),
+    return {T(c[0]), T(c[1]), T(c[2]), T(c[3]),  T(c[4]),    T(c[5]),
             T(c[6]), T(c[7]), T(c[9]), T(c[10]), c[8] != 0.0};
   }
 

@@ -1,12 +1,15 @@
-"""Whether the Triton kernels can run here."""
+"""The Triton kernels as operators: whether they can run here, and their registration on first use."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import re
+from typing import Any
 
 import torch
+from torch import Tensor
 
 MINIMUM = (3, 6)
 
@@ -28,7 +31,35 @@ def reason() -> str | None:
     if release < MINIMUM:
         return f"triton {version} is older than {'.'.join(map(str, MINIMUM))}"
     try:
-        importlib.import_module("fastdml.triton_kernels")
+        load()
     except ImportError as error:
         return f"the kernels cannot be imported: {error}"
     return None
+
+
+def load() -> None:
+    """Imports the kernels and registers their operators, once."""
+    global _library
+    if _library is not None:
+        return
+    kernels = importlib.import_module("fastdml.triton_kernels.pair")
+    # cpu tensors reach the operators only when they were asked for, and run under the interpreter alone
+    library = torch.library.Library("fastdml", "IMPL")
+    for direction in ("forward", "backward"):
+        run = _on_device_of_first(getattr(kernels, f"pair_{direction}"))
+        for key in ("CUDA", "CPU"):
+            library.impl(f"pair_{direction}_triton", run, key)
+    _library = library
+
+
+_library: torch.library.Library | None = None
+
+
+def _on_device_of_first(function: Any) -> Any:
+    """Runs on the device of the first argument: Triton launches on the current one."""
+
+    def run(tensor: Tensor, *args: Any) -> Any:
+        with torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext():
+            return function(tensor, *args)
+
+    return run

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     missing = [name for name in EXTRA_MODULES if importlib.util.find_spec(name) is None]
     if missing:
         _refuse(words, missing)
-    from fastdml.cli.main import app
+    from fastdml.cli.app import app
 
     app(args=words, prog_name="fastdml")
 

@@ -110,6 +110,7 @@ def run_experiment(
     with StopRequest() as stop, _backend(config.backend), torch.random.fork_rng():
         display.on_phase(f"Loading {config.data}")
         train, test = dataset.load("train"), dataset.load("test")
+        _check_batch(config, train)
         torch.manual_seed(config.seed)
         model = make_network(config, train).to(device)
         environment = describe(device, *select(device.type, torch.float32))
@@ -132,6 +133,21 @@ def make_network(config: TrainConfig, train: Split) -> EmbeddingNetwork:
     model = EmbeddingNetwork(config.embedding_dim, config.network_width, image_size=images.shape[-1])
     model.set_pixel_statistics(images)
     return model
+
+
+def _check_batch(config: TrainConfig, train: Split) -> None:
+    _, sizes = torch.unique(train.labels, return_counts=True)
+    if config.samples_per_class > int(sizes.min()):
+        raise ConfigError(
+            f"samples_per_class must be at most {int(sizes.min())}, the size of the smallest class of "
+            f"{config.data}, got {config.samples_per_class}"
+        )
+    if config.classes_per_batch > sizes.numel():
+        raise ConfigError(
+            f"batch needs {config.classes_per_batch} classes, but {config.data} has only {sizes.numel()} to "
+            f"train on: at most {sizes.numel() * config.samples_per_class} with {config.samples_per_class} "
+            "samples a class"
+        )
 
 
 def _train_and_evaluate(

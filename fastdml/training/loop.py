@@ -103,7 +103,7 @@ def fit(
     budget = StepBudget(config.steps, config.seconds)
     started = time.perf_counter()
     stopped_by, step = "steps", 0
-    evaluations_left = max(config.evaluations - 1, 0)
+    evaluations_left, evaluated = max(config.evaluations - 1, 0), 0
     model.train()
     for rows in sampler:
         if stop.asked or step >= budget.steps or budget.out_of_time(time.perf_counter() - started):
@@ -135,12 +135,13 @@ def fit(
                 f"{budget.steps} now, for more again if it gets faster"
             )
         watcher.on_step(record, budget.steps)
-        due = round((config.evaluations - evaluations_left) * budget.steps / max(config.evaluations, 1))
+        # What is left of the evaluations is spread over what is left of the steps.
+        due = evaluated + round((budget.steps - evaluated) / (evaluations_left + 1))
         if evaluations_left and step >= due and not stop.asked:
             begun = time.perf_counter()
             evaluate_now(step)
             evaluation_seconds = time.perf_counter() - begun
-            evaluations_left -= 1
+            evaluations_left, evaluated = evaluations_left - 1, step
     seconds = time.perf_counter() - started
     if stop.signal_name is not None:
         stopped_by = stop.signal_name

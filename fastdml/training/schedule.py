@@ -66,7 +66,7 @@ class StepBudget:
         """
         if step > _SLOW_START:
             self._recent.append(step_seconds)
-        if self.seconds is None or step < _SLOW_START + _WINDOW // 2 or step % _REPLAN_EVERY:
+        if self.seconds is None or step >= self.steps or step < _SLOW_START + _WINDOW // 2 or step % _REPLAN_EVERY:
             return False
         left = _PLANNED_SHARE * self.seconds - reserved - elapsed
         affordable = step + int(left / fmean(self._recent))

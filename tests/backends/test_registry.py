@@ -87,9 +87,9 @@ def test_asked_for_and_impossible_is_an_error_that_says_what_can(machine: dict[s
             "backend 'cuda' was asked for and cannot run torch.float32 on cuda: no CUDA device. "
             "What can: triton, reference"
         )
-        with pytest.raises(fastdml.BackendError, match="it does not run on cpu tensors. What can: cpu, ref"):
+        with pytest.raises(fastdml.BackendError, match=r"not run on cpu tensors\. What can: cpu, ref"):
             select("cpu", torch.float32)
-    with use_backend("cpu"), pytest.raises(fastdml.BackendError, match="does not take torch.float16"):
+    with use_backend("cpu"), pytest.raises(fastdml.BackendError, match=r"does not take torch\.float16"):
         select("cpu", torch.float16)
 
 

@@ -1,4 +1,4 @@
-"""Every CUDA source compiles, against the headers of whichever torch is here; no GPU is needed."""
+"""Every source under csrc/cuda compiles, against the headers of whichever torch is here; no GPU is needed."""
 
 from pathlib import Path
 

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from sample_sources import write_sources
 
 from fastdml.backends import extension
 from fastdml.backends.extension import LIBRARY, MANIFEST, BuildError, Plan, compile, toolchain
@@ -21,13 +22,30 @@ import sys
 from pathlib import Path
 from importlib import util
 folder = Path(sys.argv[1])
-spec = util.spec_from_file_location("builder", folder / "__init__.py", submodule_search_locations=[str(folder)])
+spec = util.spec_from_file_location(
+    "builder", folder / "__init__.py", submodule_search_locations=[str(folder)]
+)
 builder = sys.modules["builder"] = util.module_from_spec(spec)
 spec.loader.exec_module(builder)
 plan = builder.plan_part("cpu", Path(sys.argv[2]), builder.find_torch(), builder.find_compiler())
 print("ready", flush=True)
 print("built" if builder.ensure(plan)[1] else "found", flush=True)
 """
+
+
+@pytest.fixture
+def csrc(tmp_path: Path) -> Path:
+    return write_sources(tmp_path)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder of this test's own, and no wish about building."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("FASTDML_CACHE", str(folder))
+    monkeypatch.delenv("FASTDML_BUILD_EXT", raising=False)
+    monkeypatch.delenv("CXX", raising=False)
+    return folder
 
 
 def plan_of(csrc: Path) -> Plan:
@@ -47,9 +65,8 @@ def slow_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, 
     """A compiler that logs its compilations, and hangs in them while the second file exists."""
     log, hang = folder / "compilations", folder / "hang"
     script = folder / "slow-c++"
-    script.write_text(
-        f'#!/bin/sh\ncase "$*" in *" -c "*) echo "$*" >>{log}; [ -e {hang} ] && sleep 60;; esac\nexec c++ "$@"\n'
-    )
+    compilation = f'echo "$*" >>{log}; [ -e {hang} ] && sleep 60'
+    script.write_text(f'#!/bin/sh\ncase "$*" in *" -c "*) {compilation};; esac\nexec c++ "$@"\n')
     script.chmod(0o755)
     monkeypatch.setenv("CXX", str(script))
     return log, hang

@@ -37,6 +37,15 @@ def load_tiny(name):
     return tiny_split("train", 0, 8) if name == "train" else tiny_split("test", 8, 6)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Networks this small only wait for each other on several threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 class Recorder:
     """A display that remembers what it was told."""
 

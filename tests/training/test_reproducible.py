@@ -53,8 +53,7 @@ def test_the_callers_random_state_is_left_alone(run):
 
 
 def test_training_learns(run):
-    """On separable patterns a few dozen steps beat chance and bring the loss down."""
-    result, path = run(steps=60, evaluations=1, network_width=8)
+    """On separable patterns a few dozen steps bring the loss down."""
+    _, path = run(steps=60, evaluations=1, network_width=8, augment=False)
     losses, _ = losses_and_weights(path)
-    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
-    assert result.rows["trained"][1] > 0.5
+    assert sum(losses[-10:]) < 0.5 * sum(losses[:10])

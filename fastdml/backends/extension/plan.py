@@ -27,7 +27,7 @@ STANDARD = "c++20"
 # The stable ABI of torch 2.10, which every later torch keeps.
 TARGET = "-DTORCH_TARGET_VERSION=0x020a000000000000"
 OPTIMISE = ("-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
-CXX_FLAGS = (f"-std={STANDARD}", *OPTIMISE, "-fPIC", "-fvisibility=hidden", "-Wall", TARGET)
+CXX_FLAGS = (f"-std={STANDARD}", *OPTIMISE, "-fPIC", "-fvisibility=hidden", "-Wall")
 NVCC_FLAGS = (
     f"-std={STANDARD}",
     "-O3",
@@ -109,8 +109,9 @@ def plan_part(part: Part, csrc: Path, torch: Torch, compiler: Compiler, cuda: Cu
 
 
 def cuda_objects(csrc: Path, torch: Torch, compiler: Compiler, cuda: Cuda) -> dict[str, Step]:
-    """One compile step for each .cu file, by file name; any torch will do, the CPU build too."""
-    sources = sorted((csrc / "cuda").glob("*.cu"))
+    """One compile step for each source of csrc/cuda, by file name; any torch will do, the CPU build too."""
+    folder = csrc / "cuda"
+    sources = [*sorted(folder.glob("*.cu")), *sorted(folder.glob("*.cpp"))]
     return {source.name: _nvcc_step(source, csrc, torch, compiler, cuda) for source in sources}
 
 
@@ -121,7 +122,7 @@ def _plan_cpu(csrc: Path, torch: Torch, compiler: Compiler) -> Plan:
         (kernels if path.stem.endswith("_kernels") else plain).append(path)
     if not plain:
         raise BuildError(f"no C++ sources under {csrc}")
-    objects = [_cxx_step(path, csrc, torch, compiler) for path in plain]
+    objects = [_cxx_step(path, csrc, torch, compiler, flags=(TARGET,)) for path in plain]
     for path in kernels:
         for isa, flags in isas().items():
             objects.append(_cxx_step(path, csrc, torch, compiler, isa, flags))
@@ -129,10 +130,11 @@ def _plan_cpu(csrc: Path, torch: Torch, compiler: Compiler) -> Plan:
     library = LIBRARY["cpu"]
     link = Step(library, names, (*compiler.command, *_link_flags(torch, "torch_cpu"), *names, "-o", library))
     steps, products = [*objects, link], [library]
-    record = _record("cpu", csrc, torch, compiler, CXX_FLAGS, {"isas": list(isas())})
+    record = _record("cpu", csrc, torch, compiler, (*CXX_FLAGS, TARGET), {"isas": list(isas())})
     python_include = Path(sysconfig.get_paths()["include"])
     generated: tuple[tuple[str, str], ...] = ()
     if (csrc / "module.cpp").is_file() and (python_include / "Python.h").is_file():
+        # pybind11 as torch ships it; torch forbids it beside TARGET.
         extra = ("-I.", f"-isystem{python_include}")
         module = _cxx_step(csrc / "module.cpp", csrc, torch, compiler, flags=extra)
         linked = (*compiler.command, *_link_flags(torch), module.output, "-o", MODULE)
@@ -146,8 +148,6 @@ def _plan_cuda(csrc: Path, torch: Torch, compiler: Compiler, cuda: Cuda) -> Plan
     objects = list(cuda_objects(csrc, torch, compiler, cuda).values())
     if not objects:
         raise BuildError(f"no CUDA sources under {csrc}")
-    for path in sorted((csrc / "cuda").glob("*.cpp")):
-        objects.append(_cxx_step(path, csrc, torch, compiler, flags=("-DUSE_CUDA",)))
     names = tuple(step.output for step in objects)
     library = LIBRARY["cuda"]
     head = (cuda.nvcc, "-shared", f"-ccbin={compiler.command[-1]}", f"-L{torch.lib}")

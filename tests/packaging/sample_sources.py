@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
 ANSWER = 'extern "C" __attribute__((visibility("default"))) int answer() { return 42; }\n'
 KERNEL = """#define NAME_(isa) answer_##isa
 #define NAME(isa) NAME_(isa)
@@ -26,18 +24,3 @@ def write_sources(folder: Path) -> Path:
     (csrc / "library.cpp").write_text(ANSWER)
     (csrc / "cpu" / "sample_kernels.cpp").write_text(KERNEL)
     return csrc
-
-
-@pytest.fixture
-def csrc(tmp_path: Path) -> Path:
-    return write_sources(tmp_path)
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache folder of this test's own, and no wish about building."""
-    folder = tmp_path / "cache"
-    monkeypatch.setenv("FASTDML_CACHE", str(folder))
-    monkeypatch.delenv("FASTDML_BUILD_EXT", raising=False)
-    monkeypatch.delenv("CXX", raising=False)
-    return folder

@@ -1,0 +1,153 @@
+"""The contestants: every way to compute one loss, as functions of one signature, and the proof that they agree.
+
+A contestant is ``loss(embeddings, labels) -> scalar``: Multi-Similarity with mining, epsilon 0.1. Those that
+cannot run here stay in the list and say why.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fastdml
+from bench import blocked
+from bench.workload import Workload
+from fastdml.backends import reference, registry
+from fastdml.functional import multi_similarity
+from fastdml.rules import MultiSimilarity
+
+Function = Callable[[Tensor, Tensor], Any]
+RULE = MultiSimilarity(epsilon=blocked.EPSILON)
+ALLOWED = {"float32": 1e-4, "float64": 1e-9, "bfloat16": 1e-2, "float16": 1e-2}
+"""Largest relative error of loss and gradient against float64 with which a contestant may take part."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way to compute.
+
+    Attributes:
+        name: the provider of its rows.
+        make: makes the function; called only where ``absent`` is None.
+        absent: why it cannot run here.
+        bytes_a_pair: about how much it holds at its peak for each of the N^2 pairs, in float32; 0: linear in N.
+        largest_on_cpu: the largest N that is worth waiting for on a CPU.
+    """
+
+    name: str
+    make: Callable[[], Function]
+    absent: str | None = None
+    bytes_a_pair: float = 0.0
+    largest_on_cpu: int | None = None
+
+    def refuses(self, work: Workload, free_bytes: float) -> str | None:
+        """Why this size is not tried; None where it is. A GPU tries all: running out of memory is an answer."""
+        if self.absent is not None:
+            return f"absent: {self.absent}"
+        if work.device == "cpu":
+            if self.largest_on_cpu is not None and work.samples > self.largest_on_cpu:
+                return f"skipped: too slow above N = {self.largest_on_cpu} on a CPU"
+            needed = self.bytes_a_pair * work.samples * work.samples
+            if needed > 0.8 * free_bytes:
+                return f"skipped: needs about {needed / 1e9:.0f} GB, {free_bytes / 1e9:.0f} GB are free"
+        return None
+
+
+def pair_contestants(device: str, interpreted: bool = False) -> list[Contestant]:
+    """All of them for tensors on ``device``; ``interpreted`` adds Triton on the CPU, which proves but is not timed."""
+    names = ("triton", "cuda") if device == "cuda" else ("cpu", "triton") if interpreted else ("cpu",)
+    fused = [
+        Contestant(f"fastdml-{name}", lambda name=name: _fused(name), registry.reason_against(name))  # type: ignore[misc]
+        for name in names
+    ]
+    has_pml = importlib.util.find_spec("pytorch_metric_learning") is not None
+    missing = None if has_pml else "pytorch-metric-learning is not installed"
+    return [
+        *fused,
+        Contestant("compiled", lambda: _compiled(device), bytes_a_pair=26, largest_on_cpu=16384),
+        Contestant("blocked", lambda: blocked.multi_similarity, largest_on_cpu=32768),
+        Contestant("dense", lambda: _dense, bytes_a_pair=50, largest_on_cpu=8192),
+        Contestant("pml", _pml, missing, bytes_a_pair=55, largest_on_cpu=8192),
+    ]
+
+
+def _fused(backend: str) -> Function:
+    def loss(embeddings: Tensor, labels: Tensor) -> Tensor:
+        # The backward needs no backend: the forward's choice is saved.
+        with fastdml.use_backend(backend):
+            return multi_similarity(embeddings, labels, epsilon=RULE.epsilon)
+
+    return loss
+
+
+def _dense(embeddings: Tensor, labels: Tensor) -> Tensor:
+    return reference.pair_losses(RULE, embeddings, labels).mean()
+
+
+def _compiled(device: str) -> Function:
+    # On a GPU one graph a shape, for speed; on a CPU one for all, for each takes up to half a minute to compile.
+    loss: Function = torch.compile(_dense, dynamic=device == "cpu")
+    return loss
+
+
+def _pml() -> Function:
+    from pytorch_metric_learning.losses import MultiSimilarityLoss
+    from pytorch_metric_learning.miners import MultiSimilarityMiner
+
+    loss, miner = MultiSimilarityLoss(), MultiSimilarityMiner(epsilon=RULE.epsilon)
+
+    def mined(embeddings: Tensor, labels: Tensor) -> Tensor:
+        result: Tensor = loss(embeddings, labels, miner(embeddings, labels))
+        return result
+
+    return mined
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a contestant's loss and gradient are from those of the dense form in float64, relative."""
+
+    loss_error: float
+    gradient_error: float
+    allowed: float
+
+    @property
+    def agrees(self) -> bool:
+        """False also where an error is NaN."""
+        return self.loss_error <= self.allowed and self.gradient_error <= self.allowed
+
+
+def check_agreement(
+    contestants: Sequence[Contestant],
+    device: str,
+    dtype: str = "float32",
+    samples: int = 192,
+    width: int = 48,
+    allowed: float | None = None,
+) -> dict[str, Agreement]:
+    """Compares every contestant that can run with the dense form in float64, on fresh embeddings."""
+    embeddings, labels = Workload(samples, width, dtype, device).make()
+    truth, truth_gradient = _value_and_gradient(_dense, embeddings.detach().double(), labels)
+    found = {}
+    for contestant in contestants:
+        if contestant.absent is None:
+            loss, gradient = _value_and_gradient(contestant.make(), embeddings.detach(), labels)
+            found[contestant.name] = Agreement(
+                float((loss - truth).abs() / truth.abs()),
+                float((gradient - truth_gradient).norm() / truth_gradient.norm()),
+                ALLOWED[dtype] if allowed is None else allowed,
+            )
+    return found
+
+
+def _value_and_gradient(loss: Function, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    leaf = embeddings.clone().requires_grad_()
+    value = loss(leaf, labels)
+    value.backward()
+    assert leaf.grad is not None
+    return value.detach().double(), leaf.grad.double()

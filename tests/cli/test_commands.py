@@ -1,0 +1,183 @@
+"""The commands: what they do, what they refuse and with which words and exit codes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import webbrowser
+
+import pytest
+import torch
+
+import fastdml
+from fastdml import cli
+from fastdml.cli.running import desktop_is_there
+from fastdml.training.run import read_lines
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Networks this small only wait for each other on several threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def call(capsys, *words):
+    """Run the command in this process; returns (exit code, stdout, stderr)."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(words))
+    captured = capsys.readouterr()
+    return ended.value.code or 0, captured.out, captured.err
+
+
+def test_the_demo_leaves_a_report_and_opens_it(tmp_path, capsys, monkeypatch):
+    opened = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    monkeypatch.setattr("fastdml.cli.running.desktop_is_there", lambda: True)
+    out = tmp_path / "demo"
+    words = ("demo", "--steps", "2", "--panel-seconds", "1", "--out", str(out))
+    code, output, _ = call(capsys, *words)
+    assert code == 0
+    recall = json.loads((out / "metrics.json").read_text())["recall"]["trained"]["R@1"]
+    assert f"{100 * recall:.1f} %" in output
+    assert f"report: {out / 'report.html'}" in output
+    assert opened == [(out / "report.html").as_uri()]
+    assert "What fusing buys on this machine" in (out / "report.html").read_text()
+    call(capsys, *words, "--no-open", "--overwrite")
+    assert len(opened) == 1
+
+
+def test_training_beats_raw_pixels_on_unseen_classes(tmp_path, capsys):
+    out = tmp_path / "run"
+    words = "train --steps 80 --batch 64 --network-width 16 --evaluations 1"
+    code, _, _ = call(capsys, *words.split(), "--out", str(out))
+    assert code == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    recall = {row: values["R@1"] for row, values in metrics["recall"].items()}
+    assert recall["trained"] > 1.3 * recall["raw pixels"]
+    assert recall["trained"] > 3 * recall["untrained"]
+    assert len(read_lines(out / "log.jsonl")) == 80
+
+
+def test_train_passes_every_setting_on(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "run"
+    words = "train --data glyphs --loss multi-similarity --steps 2 --batch 12 --samples-per-class 3 --seed 7"
+    words += " --embedding-dim 9 --network-width 4 --learning-rate 0.01 --weight-decay 0.2 --warmup-steps 1"
+    words += " --evaluations 1 --no-augment --backend reference --device cpu --seconds 99"
+    code, _, _ = call(capsys, *words.split(), "--out", str(out))
+    assert code == 0
+    assert json.loads((out / "config.json").read_text()) == {
+        "data": "glyphs",
+        "loss": "multi-similarity",
+        "steps": 2,
+        "seconds": 99.0,
+        "batch": 12,
+        "samples_per_class": 3,
+        "embedding_dim": 9,
+        "network_width": 4,
+        "learning_rate": 0.01,
+        "weight_decay": 0.2,
+        "warmup_steps": 1,
+        "evaluations": 1,
+        "augment": False,
+        "seed": 7,
+        "backend": "reference",
+        "device": "cpu",
+    }
+    code, _, errors = call(capsys, *words.split(), "--out", str(out))
+    assert code == 2
+    assert "already holds one" in errors
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "--loss", "tripplet"], "error: loss must be one of multi-similarity, got 'tripplet'"),
+        (["train", "--data", "mnist"], "error: data must be one of glyphs, got 'mnist'"),
+        (["train", "--batch", "13"], "error: batch must be a multiple of samples_per_class (8)"),
+        (["train", "--batch", "4096"], "error: batch needs 512 classes, but glyphs has only 200"),
+        (["train", "--backend", "fortran"], "error: backend must be one of"),
+        (["demo", "--steps", "0"], "error: steps must be at least 1, got 0"),
+        (["demo", "--device", "tpu"], "error: device must be auto, cpu, cuda or cuda:<n>, got 'tpu'"),
+    ],
+)
+def test_what_cannot_work_is_named_and_leaves_nothing(tmp_path, capsys, words, message):
+    out = tmp_path / "run"
+    code, _, errors = call(capsys, *words, "--out", str(out))
+    assert code == 2
+    assert message in errors
+    assert "Traceback" not in errors
+    assert not out.exists()
+
+
+@pytest.mark.skipif("cuda" in fastdml.available_backends(), reason="the cuda backend can run here")
+def test_a_backend_that_cannot_run_here_is_an_error_before_anything_is_written(tmp_path, capsys):
+    code, _, errors = call(capsys, "train", "--backend", "cuda", "--device", "cpu", "--out", str(tmp_path / "run"))
+    assert code == 1
+    assert "backend 'cuda' was asked for and cannot run" in errors
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_and_version(capsys):
+    code, output, _ = call(capsys, "--help")
+    assert code == 0
+    assert all(name in output for name in ("demo", "train", "doctor"))
+    code, output, _ = call(capsys, "--version")
+    assert (code, output.strip()) == (0, f"fastdml {fastdml.__version__}")
+
+
+def test_doctor_runs(capsys):
+    code, output, _ = call(capsys, "doctor")
+    assert code == 0
+    assert "torch" in output
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich", "safetensors"])
+def test_without_the_extra_the_commands_say_what_to_install(monkeypatch, capsys, missing):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else found(name))
+    code, _, _ = call(capsys, "demo")
+    assert f"fastdml demo needs packages that are not installed ({missing})" in code
+    assert "pip install 'fastdml[train]'" in code
+
+
+def test_a_core_install_can_run_doctor():
+    """In a process where the extra's packages cannot be imported."""
+    program = (
+        "import sys\n"
+        "for name in ('typer', 'rich', 'safetensors', 'PIL', 'numpy', 'matplotlib'):\n"
+        "    sys.modules[name] = None\n"
+        "from fastdml.cli import main\n"
+        "main(['doctor'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "torch" in done.stdout
+
+
+def test_python_m_fastdml():
+    done = subprocess.run(
+        [sys.executable, "-m", "fastdml", "--version"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0
+    assert done.stdout.strip() == f"fastdml {fastdml.__version__}"
+
+
+@pytest.mark.parametrize(
+    ("environment", "platform", "expected"),
+    [
+        ({}, "linux", False),
+        ({"DISPLAY": ":0"}, "linux", True),
+        ({"WAYLAND_DISPLAY": "wayland-0"}, "linux", True),
+        ({"DISPLAY": ":0", "CI": "true"}, "linux", False),
+        ({"DISPLAY": ":10", "SSH_CONNECTION": "x"}, "linux", False),
+        ({}, "darwin", True),
+        ({"CI": "1"}, "darwin", False),
+    ],
+)
+def test_the_report_opens_only_where_somebody_sees_it(environment, platform, expected):
+    assert desktop_is_there(environment, platform) is expected

@@ -1,0 +1,9 @@
+// Registers the emulated cuda operators for tensors on the host.
+#include <torch/csrc/stable/library.h>
+
+#include "cuda/pair_ops.h"
+
+STABLE_TORCH_LIBRARY_IMPL(fastdml, CPU, m) {
+  m.impl("pair_forward_cuda", TORCH_BOX(&fastdml::cuda::pair_forward_op));
+  m.impl("pair_backward_cuda", TORCH_BOX(&fastdml::cuda::pair_backward_op));
+}

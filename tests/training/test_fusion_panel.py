@@ -1,0 +1,74 @@
+"""The panel measures what it says it measures."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import fastdml
+from fastdml.training import fusion_memory, fusion_panel
+
+CPU = torch.device("cpu")
+
+
+def test_the_probe_sees_the_dense_matrices():
+    """The dense form must hold several N x N matrices, so its peak has a floor and grows with N squared."""
+    if not fusion_memory.can_measure():
+        pytest.skip("this system does not let a process reset its high-water mark")
+    sizes = (1024, 2048)
+    found = fusion_memory.peak_memory("multi-similarity", "reference", sizes, 8, 32, timeout=120)
+    assert set(found) == set(sizes)
+    for size in sizes:
+        assert found[size] > 2 * 4 * size * size
+        assert found[size] < 60 * 4 * size * size
+    assert 2.5 < found[2048] / found[1024] < 6
+
+
+def test_a_process_that_is_cut_off_gives_what_it_has():
+    found = fusion_memory.peak_memory("multi-similarity", "reference", [64], 8, 8, timeout=0.01)
+    assert found == {}
+
+
+@pytest.mark.skipif("cpu" not in fastdml.available_backends(), reason="no native CPU backend here")
+def test_rows_are_measured_and_sensible(monkeypatch):
+    peaks = {"cpu": {64: 1000, 128: 2000}, "reference": {64: 50_000}}
+    monkeypatch.setattr(fusion_memory, "can_measure", lambda: True)
+    monkeypatch.setattr(fusion_memory, "peak_memory", lambda loss, name, *rest, **more: peaks[name])
+    before = fastdml.backends.registry.asked_backend()
+    panel = fusion_panel.measure("multi-similarity", "cpu", CPU, 16, 8, seconds=2.0, sizes=(64, 128))
+    assert fastdml.backends.registry.asked_backend() == before
+    assert [row.batch for row in panel.rows] == [64, 128]
+    for row in panel.rows:
+        assert row.rounds >= 3
+        assert 1e-6 < row.fused_seconds < 1
+        assert 1e-6 < row.dense_seconds < 1
+    assert [row.fused_bytes for row in panel.rows] == [1000, 2000]
+    assert [row.dense_bytes for row in panel.rows] == [50_000, None]
+    assert panel.to_dict()["rows"][0]["batch"] == 64
+
+
+def test_sizes_that_do_not_fit_into_the_time_are_left_out(monkeypatch):
+    monkeypatch.setattr(fusion_panel, "_time_steps", lambda loss, backend, batch, repeats: 0.5)
+    monkeypatch.setattr(fusion_memory, "can_measure", lambda: False)
+    panel = fusion_panel.measure("multi-similarity", "cpu", CPU, 8, 8, seconds=4.0, sizes=(16, 32, 64))
+    assert [row.batch for row in panel.rows] == [16]
+    assert "not measured" in panel.how
+
+
+def test_asked_to_stop_it_stops():
+    panel = fusion_panel.measure("multi-similarity", "cpu", CPU, 8, 8, go_on=lambda: False)
+    assert panel.rows == []
+
+
+def test_the_reference_is_not_compared_with_itself():
+    panel = fusion_panel.measure("multi-similarity", "reference", CPU, 8, 8)
+    assert panel.rows == []
+    assert "nothing to compare" in panel.how
+
+
+def test_batches_have_the_asked_shape_and_are_the_same_each_time():
+    embeddings, labels = fusion_panel.make_batch(24, 8, 5)
+    assert embeddings.shape == (24, 5)
+    assert embeddings.requires_grad
+    assert labels.bincount().tolist() == [8, 8, 8]
+    assert torch.equal(embeddings, fusion_panel.make_batch(24, 8, 5)[0])
