@@ -118,6 +118,8 @@ class Wheel(bdist_wheel):
         if native.compile() is None:
             self.root_is_pure = True
             self.distribution.ext_modules = []
+        # What an earlier build left there would be packed too.
+        shutil.rmtree(self.get_finalized_command("build").build_lib, ignore_errors=True)
         super().run()
 
 

@@ -1,1 +1,1 @@
-"""Benchmarks: `pytest bench --benchmark-only` on this machine, `bench/gpu.sh` on a GPU, `python -m bench.report`."""
+"""Run `pytest bench --benchmark-only` here, `bench/gpu.sh` on a GPU; `python -m bench.report`."""

@@ -29,7 +29,7 @@ class _BlockedLosses(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, unit: Tensor, labels: Tensor) -> Tensor:
-        # Per row: least similar positive, most similar negative, 1 + sum over kept positives, and over negatives.
+        # Per row: least similar positive, most similar negative, 1 + sum over kept positives, over negatives.
         rows = torch.empty(4, len(unit), dtype=torch.float32, device=unit.device)
         if unit.dtype == torch.float64:
             rows = rows.double()

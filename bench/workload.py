@@ -11,8 +11,8 @@ from torch import Tensor
 PER_CLASS = 8
 SPREAD = 2.0
 DESCRIPTION = (
-    f"{PER_CLASS} samples a class, labels shuffled; a row is its class's centre plus {SPREAD:g} times as much noise, "
-    "both Gaussian, so that mining with epsilon 0.1 keeps about half of the negatives"
+    f"{PER_CLASS} samples a class, labels shuffled; a row is its class's centre plus {SPREAD:g} times as "
+    "much noise, both Gaussian, so that mining with epsilon 0.1 keeps about half of the negatives"
 )
 
 
@@ -28,9 +28,9 @@ class Workload:
     def make(self, requires_grad: bool = True) -> tuple[Tensor, Tensor]:
         """Embeddings [N, D] and labels [N], the same at every call."""
         generator = torch.Generator(self.device).manual_seed(self.samples + self.width)
-        drawn = {"generator": generator, "device": self.device}
+        drawn: dict[str, Any] = {"generator": generator, "device": self.device}
         labels = torch.arange(self.samples, device=self.device) // PER_CLASS
-        labels = labels[torch.randperm(self.samples, **drawn)]  # type: ignore[call-overload]
+        labels = labels[torch.randperm(self.samples, **drawn)]
         dtype = getattr(torch, self.dtype)
         centres = torch.randn(-(-self.samples // PER_CLASS), self.width, **drawn).to(dtype)
         # In the final dtype: at a million rows a float32 copy would be the largest thing on the device.

@@ -47,7 +47,7 @@ def processors(tensor: Tensor) -> int:
 def column_splits(tensor: Tensor, row_blocks: int, column_tiles: int) -> int:
     """Programs that share the columns of a row block, so that few rows still fill the device."""
     wanted = 2 * processors(tensor) // row_blocks
-    return max(1, min(wanted, column_tiles // 4, 16))
+    return max(1, min(wanted, column_tiles // 2, 16))
 
 
 def row_tile(width: int) -> Tile:

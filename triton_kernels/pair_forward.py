@@ -13,15 +13,13 @@ from fastdml.triton_kernels import configs
 from fastdml.triton_kernels.rules import PairRuleKernels
 from fastdml.triton_kernels.tiles import (
     load_resident,
-    load_slab,
-    load_tile,
     masked_tile,
     negative_mask,
     plain_count,
+    plain_similarities,
     plain_tile,
     positive_mask,
     positive_tiles,
-    product,
     share,
     similarities,
 )
@@ -67,24 +65,10 @@ def pair_negatives_kernel(
     b_sum = tl.zeros([BM], tl.float32)
     n_plain = plain_count(lo, hi, n_columns, BN)
     begin, end = share(tl.cdiv(n_columns, BN))
-    if BK >= D:
-        for i in range(begin, tl.minimum(end, n_plain)):
-            p_tile = p_r + plain_tile(i, lo, hi).to(tl.int64) * (BN * D)
-            b_s = product(b_x, tl.trans(load_tile(p_tile, 0, D, BN, BK)), None, PRECISION)
-            b_most, b_sum = add_negatives(b_s, b_threshold, b_most, b_sum, p, NEGATIVE_TERM, MINES)
-    else:
-        # one loop over tiles and slabs, so that loads of the next tile overlap the end of this one
-        SLABS: tl.constexpr = (D + BK - 1) // BK
-        b_s = tl.zeros([BM, BN], tl.float32)
-        for i_step in range(begin * SLABS, tl.minimum(end, n_plain) * SLABS):
-            i = i_step // SLABS
-            i_k = (i_step - i * SLABS) * BK
-            p_tile = p_r + plain_tile(i, lo, hi).to(tl.int64) * (BN * D)
-            b_r = load_tile(p_tile, i_k, D, BN, BK)
-            b_s = product(load_slab(p_x, o_m, i_k, D, BK), tl.trans(b_r), b_s, PRECISION)
-            if i_k + BK >= D:
-                b_most, b_sum = add_negatives(b_s, b_threshold, b_most, b_sum, p, NEGATIVE_TERM, MINES)
-                b_s = tl.zeros([BM, BN], tl.float32)
+    for i in range(begin, tl.minimum(end, n_plain)):
+        p_tile = p_r + plain_tile(i, lo, hi).to(tl.int64) * (BN * D)
+        b_s = plain_similarities(b_x, p_x, p_tile, o_m, D, BM, BN, BK, PRECISION)
+        b_most, b_sum = add_negatives(b_s, b_threshold, b_most, b_sum, p, NEGATIVE_TERM, MINES)
     for i in range(tl.maximum(begin, n_plain), end):
         o_n = masked_tile(i - n_plain, lo, hi, n_columns, BN) * BN + tl.arange(0, BN)
         o_c = tl.minimum(o_n, n_columns - 1)

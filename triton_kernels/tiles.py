@@ -117,6 +117,22 @@ def similarities(
 
 
 @triton.jit
+def plain_similarities(
+    b_x, p_x, p_tile, o_m, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    # [BM, BN] in fp32, for the BN rows from p_tile on, which all exist
+    if BK >= D:
+        return product(b_x, tl.trans(load_tile(p_tile, 0, D, BN, BK)), None, PRECISION)
+    else:
+        b_s = tl.zeros([BM, BN], tl.float32)
+        for i_k in range(0, D, BK):
+            b_r = load_tile(p_tile, i_k, D, BN, BK)
+            b_s = product(load_slab(p_x, o_m, i_k, D, BK), tl.trans(b_r), b_s, PRECISION)
+        return b_s
+
+
+@triton.jit
 def positive_mask(o_m, o_n, b_start, b_end, SELF: tl.constexpr):
     # [BM, BN]: same label; the anchor itself is left out by kept_mask
     m = (o_n[None, :] >= b_start[:, None]) & (o_n[None, :] < b_end[:, None])

@@ -1,4 +1,5 @@
-// Which of the compiled instruction sets this processor runs.
+// The kernels of the instruction set that this processor runs.
+#include "cpu/isa.h"
 #include "cpu/pair_kernels.h"
 
 #define FASTDML_DECLARE(isa)                                                                                 \
@@ -16,22 +17,8 @@ FASTDML_DECLARE(avx512)
 
 namespace {
 
-enum class Isa { baseline, avx2, avx512 };
-
-Isa detect() {
-#ifdef __x86_64__
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
-    return Isa::avx512;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    return Isa::avx2;
-#endif
-  return Isa::baseline;
-}
-
 Isa isa() {
-  static const Isa found = detect();
+  static const Isa found = detect_isa();
   return found;
 }
 
@@ -48,17 +35,5 @@ template <typename T> const PairKernels<T> &pair_kernels_for_this_cpu(PairRule r
 }
 template const PairKernels<float> &pair_kernels_for_this_cpu<float>(PairRule);
 template const PairKernels<double> &pair_kernels_for_this_cpu<double>(PairRule);
-
-const char *instruction_set() {
-  switch (isa()) {
-  case Isa::avx512:
-    return "avx512";
-  case Isa::avx2:
-    return "avx2";
-  case Isa::baseline:
-    break;
-  }
-  return "baseline";
-}
 
 } // namespace fastdml

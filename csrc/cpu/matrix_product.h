@@ -2,10 +2,11 @@
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
-#include <torch/csrc/stable/library.h>
 
 #include <cstdint>
 #include <type_traits>
+
+#include "torch_check.h"
 
 namespace fastdml {
 

@@ -10,6 +10,7 @@
 
 #include "cpu/matrix_product.h"
 #include "cpu/pair_layout.h"
+#include "torch_check.h"
 
 namespace fastdml {
 namespace {

@@ -53,7 +53,4 @@ enum class PairRule { multi_similarity };
 
 template <typename T> const PairKernels<T> &pair_kernels_for_this_cpu(PairRule rule);
 
-// Name of the instruction set that the kernels run on: "baseline", "avx2" or "avx512".
-const char *instruction_set();
-
 } // namespace fastdml

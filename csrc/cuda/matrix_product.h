@@ -27,8 +27,7 @@ inline void product(const torch::stable::Tensor &out, const torch::stable::Tenso
 // out += a b, all of one dtype.
 inline void add_product(const torch::stable::Tensor &out, const torch::stable::Tensor &a,
                         const torch::stable::Tensor &b) {
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_cuda_addmm_out(out.get(), out.get(), a.get(), b.get(), 1.0, 1.0));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cuda_addmm_out(out.get(), out.get(), a.get(), b.get(), 1.0, 1.0));
 }
 
 } // namespace fastdml::cuda

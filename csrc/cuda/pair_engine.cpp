@@ -36,7 +36,8 @@ Tensor matrix(const Tensor &memory, int64_t offset, int64_t rows, int64_t column
               int64_t column_stride = 1) {
   const int64_t sizes[2] = {rows, columns}, strides[2] = {row_stride, column_stride};
   AtenTensorHandle view = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(memory.get(), 2, sizes, strides, offset, &view));
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch__reinterpret_tensor(memory.get(), 2, sizes, strides, offset, &view));
   return Tensor(view);
 }
 
@@ -44,16 +45,17 @@ Tensor empty_like_device(const Tensor &tensor, std::vector<int64_t> shape, Scala
   return torch::stable::new_empty(tensor, shape, dtype);
 }
 
-// Where one block of anchors and one block of candidates meet; `mirrored` blocks of self-pairs also stand for their
-// transpose, which is not visited.
+// Where one block of anchors and one block of candidates meet; `mirrored` blocks of self-pairs also stand for
+// their transpose, which is not visited.
 struct Block {
   int64_t row, rows, column, columns;
   bool mirrored;
 };
 
-// Visits every pair of an anchor and a candidate once: for self-pairs a square on the diagonal, and what is right of
-// it; for others everything.
-template <typename Visit> void for_each_block(int64_t anchors, int64_t candidates, bool self, const Visit &visit) {
+// Visits every pair of an anchor and a candidate once: for self-pairs a square on the diagonal, and what is
+// right of it; for others everything.
+template <typename Visit>
+void for_each_block(int64_t anchors, int64_t candidates, bool self, const Visit &visit) {
   for (int64_t row = 0; row < anchors; row += largest_rows) {
     const int64_t rows = std::min(largest_rows, anchors - row);
     if (self)
@@ -79,10 +81,11 @@ public:
     const PairProblem<Input> &problem = call_.problem;
     const T *similarity = static_cast<const T *>(similarity_.const_data_ptr());
     for_each_block(problem.anchors.count, problem.candidates.count, problem.self, [&](const Block &block) {
-      product(matrix(similarity_, 0, block.rows, block.columns, stride_), anchor_units(block),
-              matrix(call_.units, (first_candidate() + block.column) * width_, width_, block.columns, 1, width_));
-      visit(block, SimilarityBlock<T>{similarity, stride_, block.row, block.column, static_cast<int>(block.rows),
-                                      static_cast<int>(block.columns)});
+      product(
+          matrix(similarity_, 0, block.rows, block.columns, stride_), anchor_units(block),
+          matrix(call_.units, (first_candidate() + block.column) * width_, width_, block.columns, 1, width_));
+      visit(block, SimilarityBlock<T>{similarity, stride_, block.row, block.column,
+                                      static_cast<int>(block.rows), static_cast<int>(block.columns)});
     });
   }
 
@@ -106,8 +109,8 @@ private:
   const Tensor similarity_; // [rows, stride]
 };
 
-// Adds products of weights and unit rows to gradients in the accumulator dtype. torch has no product that adds halves
-// to floats through its stable interface, so that sum takes a pass of its own.
+// Adds products of weights and unit rows to gradients in the accumulator dtype. torch has no product that
+// adds halves to floats through its stable interface, so that sum takes a pass of its own.
 template <typename Input> class GradientSum {
   using T = Accumulator<Input>;
 
@@ -160,10 +163,10 @@ void pair_forward(const PairCall<Input> &call, PairRows<Accumulator<Input>> rows
     const int height = similarity.rows, breadth = similarity.columns;
     const PartialStatistics<T> of_rows{block.row, height, column_tiles<T>(breadth), part, part + by_row};
     T *rest = part + 2 * by_row;
-    const PartialStatistics<T> of_columns{block.column, breadth, block.mirrored ? row_tiles<T>(height) : 0, rest,
-                                          rest + by_column};
-    sweep.kernels().negative_statistics(constants, problem, similarity, rows.negative_threshold, of_rows, of_columns,
-                                        call.stream);
+    const PartialStatistics<T> of_columns{block.column, breadth, block.mirrored ? row_tiles<T>(height) : 0,
+                                          rest, rest + by_column};
+    sweep.kernels().negative_statistics(constants, problem, similarity, rows.negative_threshold, of_rows,
+                                        of_columns, call.stream);
     merge_statistics(of_rows, of_columns, negatives, call.stream);
   });
 

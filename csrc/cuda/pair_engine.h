@@ -1,5 +1,5 @@
-// The pair engine on the device: blocks of similarities by torch's matrix product, sized for the L2 cache, and fused
-// passes over each block. Nothing here grows with N x M, and the host never waits for the device.
+// The pair engine on the device: blocks of similarities by torch's matrix product, sized for the L2 cache,
+// and fused passes over each block. Nothing here grows with N x M, and the host never waits for the device.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -11,7 +11,8 @@
 
 namespace fastdml::cuda {
 
-// One call: the sorted rows as tensors, which the matrix products read, and as pointers, which the kernels read.
+// One call: the stored rows as tensors, which the matrix products read, and as pointers, which the kernels
+// read.
 template <typename Input> struct PairCall {
   PairRule rule;
   const std::vector<double> &constants;
@@ -25,8 +26,8 @@ template <typename Input>
 void pair_forward(const PairCall<Input> &call, PairRows<Accumulator<Input>> rows,
                   LossOutput<Accumulator<Input>> output);
 
-// Gradients of the sorted unit rows, [N, D] and [M, D], added to what is there; an empty tensor is not asked for. For
-// self-pairs the anchors' hold both sides of every pair.
+// Gradients of the sorted unit rows, [N, D] and [M, D], added to what is there; an empty tensor is not asked
+// for. For self-pairs the anchors' hold both sides of every pair.
 template <typename Input>
 void pair_backward(const PairCall<Input> &call, PairRows<Accumulator<Input>> rows,
                    const torch::stable::Tensor &grad_anchors, const torch::stable::Tensor &grad_candidates);

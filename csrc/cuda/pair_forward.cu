@@ -10,7 +10,7 @@ namespace fastdml::cuda {
 namespace {
 
 template <typename Input, typename Rule, int length>
-__global__ void __launch_bounds__(warps_of_positives * warp_size, 1)
+__global__ void __launch_bounds__(warps_of_positives *warp_size, 1)
     negative_thresholds_kernel(Rule rule, PairProblem<Input> problem, Accumulator<Input> *threshold,
                                NegativeStatistics<Accumulator<Input>> statistics) {
   using T = Accumulator<Input>;
@@ -18,10 +18,11 @@ __global__ void __launch_bounds__(warps_of_positives * warp_size, 1)
   if (i >= problem.anchors.count)
     return;
   T least = std::numeric_limits<T>::infinity();
-  for_each_positive<length>(problem, i, problem.anchors.start[i], problem.anchors.end[i], [&](int64_t, T s) {
-    if (rule.is_positive(s) && s < least)
-      least = s;
-  });
+  for_each_positive<length>(problem, i, problem.anchors.start[i], problem.anchors.end[i],
+                            [&](int64_t, T s, T) {
+                              if (rule.is_positive(s) && s < least)
+                                least = s;
+                            });
   if (threadIdx.x % warp_size == 0) {
     threshold[i] = rule.negative_threshold(least);
     statistics.most[i] = lowest<T>();
@@ -29,15 +30,18 @@ __global__ void __launch_bounds__(warps_of_positives * warp_size, 1)
   }
 }
 
-// One tile: partial statistics of its rows and, where `both`, of its columns, which the warps add up in shared memory.
-template <typename T, typename Rule, bool both>
+// One tile: partial statistics of its rows and, where `both`, of its columns, which the warps add up in
+// shared memory.
+template <typename Input, typename Rule, bool both, typename T = Accumulator<Input>>
 __global__ void __launch_bounds__(tile_threads, 1)
-    negative_statistics_kernel(Rule rule, SimilarityBlock<T> block, const int32_t *start, const int32_t *end,
+    negative_statistics_kernel(Rule rule, PairProblem<Input> problem, SimilarityBlock<T> block,
                                const T *threshold, PartialStatistics<T> rows, PartialStatistics<T> columns) {
   const DeviceMath<T> math;
   const int lane = threadIdx.x % warp_size, warp = threadIdx.x / warp_size;
   const int first = blockIdx.x * tile_columns<T>, row = blockIdx.y * tile_rows;
-  T limit[runs<T>][run], most[runs<T>][run], sum[runs<T>][run]; // of the lane's columns
+  T inverse[runs<T>][run], limit[runs<T>][run], most[runs<T>][run],
+      sum[runs<T>][run]; // of the lane's columns
+  load_inverses(problem, block, first, inverse);
   if constexpr (both) {
     load_columns(block, first, threshold, std::numeric_limits<T>::infinity(), limit);
 #pragma unroll
@@ -55,7 +59,8 @@ __global__ void __launch_bounds__(tile_threads, 1)
       break;
     const T own_limit = threshold[block.row + i];
     T s[runs<T>][run], own_most = lowest<T>(), own_sum = T(0);
-    load_negatives(block, start, end, i, first, s);
+    const T own_inverse = inverse_length<Input>(problem.anchors.norms[block.row + i]);
+    load_negatives(problem, block, i, first, own_inverse, inverse, s);
 #pragma unroll
     for (int v = 0; v < runs<T>; ++v)
 #pragma unroll
@@ -111,22 +116,24 @@ __global__ void merge_statistics_kernel(PartialStatistics<T> rows, PartialStatis
                                         NegativeStatistics<T> all) {
   const int64_t k = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   const bool is_row = k < rows.count;
-  if (!is_row && (columns.tiles == 0 || k - rows.count >= columns.count))
-    return;
-  const PartialStatistics<T> &part = is_row ? rows : columns;
   const int64_t i = is_row ? k : k - rows.count;
-  T most = all.most[part.first + i], sum = all.sum[part.first + i];
-  for (int tile = 0; tile < part.tiles; ++tile) {
-    const int64_t at = static_cast<int64_t>(tile) * part.count + i;
-    most = part.most[at] > most ? part.most[at] : most;
-    sum += part.sum[at];
+  const int tiles = is_row ? rows.tiles : columns.tiles, count = is_row ? rows.count : columns.count;
+  if (tiles == 0 || i >= count)
+    return;
+  const T *part_most = is_row ? rows.most : columns.most, *part_sum = is_row ? rows.sum : columns.sum;
+  const int64_t anchor = (is_row ? rows.first : columns.first) + i;
+  T most = all.most[anchor], sum = all.sum[anchor];
+  for (int tile = 0; tile < tiles; ++tile) {
+    const int64_t at = static_cast<int64_t>(tile) * count + i;
+    most = part_most[at] > most ? part_most[at] : most;
+    sum += part_sum[at];
   }
-  all.most[part.first + i] = most;
-  all.sum[part.first + i] = sum;
+  all.most[anchor] = most;
+  all.sum[anchor] = sum;
 }
 
 template <typename Input, typename Rule, int length>
-__global__ void __launch_bounds__(warps_of_positives * warp_size, 1)
+__global__ void __launch_bounds__(warps_of_positives *warp_size, 1)
     losses_kernel(Rule rule, PairProblem<Input> problem, NegativeStatistics<Accumulator<Input>> statistics,
                   PairRows<Accumulator<Input>> rows, LossOutput<Accumulator<Input>> output) {
   using T = Accumulator<Input>;
@@ -136,10 +143,11 @@ __global__ void __launch_bounds__(warps_of_positives * warp_size, 1)
     return;
   const T limit = rule.positive_threshold(statistics.most[i]);
   T positive_sum = T(0);
-  for_each_positive<length>(problem, i, problem.anchors.start[i], problem.anchors.end[i], [&](int64_t, T s) {
-    const bool kept = rule.is_positive(s) && s < limit;
-    positive_sum += kept ? math.exp2(rule.positive_exponent(s)) : T(0);
-  });
+  for_each_positive<length>(problem, i, problem.anchors.start[i], problem.anchors.end[i],
+                            [&](int64_t, T s, T) {
+                              const bool kept = rule.is_positive(s) && s < limit;
+                              positive_sum += kept ? math.exp2(rule.positive_exponent(s)) : T(0);
+                            });
   if (threadIdx.x % warp_size == 0) {
     const T negative_sum = statistics.sum[i];
     const T poison = *output.poison + output.norms[i] * T(0);
@@ -151,8 +159,9 @@ __global__ void __launch_bounds__(warps_of_positives * warp_size, 1)
 }
 
 template <typename Input, typename Rule>
-void negative_thresholds(const double *constants, const PairProblem<Input> &problem, Accumulator<Input> *threshold,
-                         NegativeStatistics<Accumulator<Input>> statistics, Stream stream) {
+void negative_thresholds(const double *constants, const PairProblem<Input> &problem,
+                         Accumulator<Input> *threshold, NegativeStatistics<Accumulator<Input>> statistics,
+                         Stream stream) {
   const auto kernel = reads_wide(problem) ? negative_thresholds_kernel<Input, Rule, wide_read<Input>>
                                           : negative_thresholds_kernel<Input, Rule, 1>;
   launch(kernel, dim3(blocks_of_positives(problem.anchors.count)), warps_of_positives * warp_size, stream,
@@ -163,19 +172,19 @@ template <typename Input, typename Rule, typename T = Accumulator<Input>>
 void negative_statistics(const double *constants, const PairProblem<Input> &problem,
                          const SimilarityBlock<T> &block, const T *threshold, PartialStatistics<T> rows,
                          PartialStatistics<T> columns, Stream stream) {
-  const auto kernel = columns.tiles > 0 ? negative_statistics_kernel<T, Rule, true>
-                                        : negative_statistics_kernel<T, Rule, false>;
+  const auto kernel = columns.tiles > 0 ? negative_statistics_kernel<Input, Rule, true>
+                                        : negative_statistics_kernel<Input, Rule, false>;
   const dim3 grid(column_tiles<T>(block.columns), row_tiles<T>(block.rows));
-  launch(kernel, grid, tile_threads, stream, Rule::from_constants(constants), block, problem.anchors.start,
-         problem.anchors.end, threshold, rows, columns);
+  launch(kernel, grid, tile_threads, stream, Rule::from_constants(constants), problem, block, threshold, rows,
+         columns);
 }
 
 template <typename Input, typename Rule>
 void losses(const double *constants, const PairProblem<Input> &problem,
             NegativeStatistics<Accumulator<Input>> statistics, PairRows<Accumulator<Input>> rows,
             LossOutput<Accumulator<Input>> output, Stream stream) {
-  const auto kernel = reads_wide(problem) ? losses_kernel<Input, Rule, wide_read<Input>>
-                                          : losses_kernel<Input, Rule, 1>;
+  const auto kernel =
+      reads_wide(problem) ? losses_kernel<Input, Rule, wide_read<Input>> : losses_kernel<Input, Rule, 1>;
   launch(kernel, dim3(blocks_of_positives(problem.anchors.count)), warps_of_positives * warp_size, stream,
          Rule::from_constants(constants), problem, statistics, rows, output);
 }
@@ -195,7 +204,8 @@ template <typename T>
 void merge_statistics(PartialStatistics<T> rows, PartialStatistics<T> columns, NegativeStatistics<T> all,
                       Stream stream) {
   const int64_t work = rows.count + (columns.tiles > 0 ? columns.count : 0);
-  launch(merge_statistics_kernel<T>, dim3(static_cast<unsigned>((work + 127) / 128)), 128, stream, rows, columns, all);
+  launch(merge_statistics_kernel<T>, dim3(static_cast<unsigned>((work + 127) / 128)), 128, stream, rows,
+         columns, all);
 }
 
 template <typename Input> void set_forward_kernels(PairRule rule, PairKernels<Input> &kernels) {
@@ -208,7 +218,8 @@ template <typename Input> void set_forward_kernels(PairRule rule, PairKernels<In
 #define FASTDML_FOR_ACCUMULATOR(T)                                                                           \
   template int row_tiles<T>(int);                                                                            \
   template int column_tiles<T>(int);                                                                         \
-  template void merge_statistics<T>(PartialStatistics<T>, PartialStatistics<T>, NegativeStatistics<T>, Stream);
+  template void merge_statistics<T>(PartialStatistics<T>, PartialStatistics<T>, NegativeStatistics<T>,       \
+                                    Stream);
 FASTDML_FOR_ACCUMULATOR(float)
 FASTDML_FOR_ACCUMULATOR(double)
 

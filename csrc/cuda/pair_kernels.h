@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "cuda/stream.h"
+#include "rules/host_device.h"
 
 namespace fastdml::cuda {
 
@@ -12,11 +13,13 @@ namespace fastdml::cuda {
 template <typename Input>
 using Accumulator = std::conditional_t<std::is_same_v<Input, double>, double, float>;
 
-// Unit rows sorted by label, and the sorted range of each row's positives on the other side.
+// Rows sorted by label, stored as row_length.h says, and the sorted range of each row's positives on the
+// other side.
 template <typename Input> struct PairSide {
   int64_t count;
-  const Input *units;         // [count, width]
-  const int32_t *start, *end; // [count]
+  const Input *units;              // [count, width]
+  const Accumulator<Input> *norms; // [count], of the rows as given
+  const int32_t *start, *end;      // [count]
 };
 
 template <typename Input> struct PairProblem {
@@ -26,8 +29,8 @@ template <typename Input> struct PairProblem {
   bool self;
 };
 
-// Similarities of the anchors from `row` with the candidates from `column`. Rows lie `stride` apart, a multiple of
-// four elements, and what is beyond the columns is unspecified.
+// Products of the anchors from `row` with the candidates from `column`, as they are stored. Rows lie `stride`
+// apart, a multiple of four elements, and what is beyond the columns is unspecified.
 template <typename T> struct SimilarityBlock {
   const T *similarity; // [rows, stride]
   int64_t stride;
@@ -47,7 +50,8 @@ template <typename T> struct PartialStatistics {
   T *most, *sum; // [tiles, count]
 };
 
-// What the weights of an anchor's pairs depend on, each [anchors]; in the backward the scales hold the gradient.
+// What the weights of an anchor's pairs depend on, each [anchors]; in the backward the scales hold the
+// gradient.
 template <typename T> struct PairRows {
   T *negative_threshold, *positive_threshold, *negative_scale, *positive_scale;
 };
@@ -70,15 +74,19 @@ template <typename Input> struct PairKernels {
   // Thresholds of the negatives from each anchor's least similar positive; clears the statistics.
   void (*negative_thresholds)(const double *constants, const PairProblem<Input> &, T *threshold,
                               NegativeStatistics<T>, Stream);
-  // Negative statistics of a block's rows, in column tiles, and where columns.tiles > 0 of its columns, in row tiles.
+  // Negative statistics of a block's rows, in column tiles, and where columns.tiles > 0 of its columns, in
+  // row tiles.
   void (*negative_statistics)(const double *constants, const PairProblem<Input> &, const SimilarityBlock<T> &,
-                              const T *threshold, PartialStatistics<T> rows, PartialStatistics<T> columns, Stream);
+                              const T *threshold, PartialStatistics<T> rows, PartialStatistics<T> columns,
+                              Stream);
   // The positive sweep with the row epilogue: losses, positive thresholds and scales.
   void (*losses)(const double *constants, const PairProblem<Input> &, NegativeStatistics<T>, PairRows<T>,
                  LossOutput<T>, Stream);
-  // Weights [rows, stride] of a block's pairs: of its rows and, for self-pairs, of both rows and columns.
-  void (*weights)(const double *constants, const PairProblem<Input> &, const SimilarityBlock<T> &, PairRows<T>,
-                  Input *weights, Stream);
+  // Weights [rows, stride] of a block's pairs: of its rows and, for self-pairs, of both rows and columns;
+  // over both stored lengths, so that their products with stored rows are gradients of unit rows over a
+  // stored length.
+  void (*weights)(const double *constants, const PairProblem<Input> &, const SimilarityBlock<T> &,
+                  PairRows<T>, Input *weights, Stream);
 };
 
 enum class PairRule { multi_similarity };
@@ -98,6 +106,7 @@ template <typename Input> PairKernels<Input> pair_kernels(PairRule rule) {
 
 // Adds the partial statistics of a block to those of its anchors, tile by tile.
 template <typename T>
-void merge_statistics(PartialStatistics<T> rows, PartialStatistics<T> columns, NegativeStatistics<T> all, Stream);
+void merge_statistics(PartialStatistics<T> rows, PartialStatistics<T> columns, NegativeStatistics<T> all,
+                      Stream);
 
 } // namespace fastdml::cuda

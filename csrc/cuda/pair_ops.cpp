@@ -67,19 +67,22 @@ template <typename Input> Embeddings<Input> rows_of(const Tensor &embeddings) {
 
 template <typename Input>
 PairCall<Input> make_call(const std::string &rule, const std::vector<double> &constants, const Tensor &units,
-                          const Tensor &spans, int64_t anchors, bool self, Stream stream) {
+                          const Tensor &norms, const Tensor &spans, int64_t anchors, bool self,
+                          Stream stream) {
   const int64_t total = units.size(0), width = units.size(1);
   const Input *unit = const_data<Input>(units);
+  const Accumulator<Input> *norm = const_data<Accumulator<Input>>(norms);
   const int32_t *start = const_data<int32_t>(spans), *end = start + total;
-  const PairSide<Input> side{anchors, unit, start, end};
-  const PairSide<Input> other{total - anchors, unit + anchors * width, start + anchors, end + anchors};
+  const PairSide<Input> side{anchors, unit, norm, start, end};
+  const PairSide<Input> other{total - anchors, unit + anchors * width, norm + anchors, start + anchors,
+                              end + anchors};
   return {rule_named(rule), constants, units, {width, side, self ? side : other, self}, stream};
 }
 
 template <typename Input>
-ForwardResult forward(const Tensor &embeddings, const Tensor &labels, const std::optional<Tensor> &ref_embeddings,
-                      const std::optional<Tensor> &ref_labels, const std::string &rule,
-                      const std::vector<double> &constants) {
+ForwardResult forward(const Tensor &embeddings, const Tensor &labels,
+                      const std::optional<Tensor> &ref_embeddings, const std::optional<Tensor> &ref_labels,
+                      const std::string &rule, const std::vector<double> &constants) {
   using T = Accumulator<Input>;
   const DeviceScope scope(embeddings);
   const Stream stream = scope.stream();
@@ -113,20 +116,21 @@ ForwardResult forward(const Tensor &embeddings, const Tensor &labels, const std:
     const Sorted other = Sorted::by_label(*ref_labels);
     lay_out(side.view(), other.view(), sorted, start, end, stream);
     lay_out(other.view(), side.view(), sorted + anchors, start + anchors, end + anchors, stream);
-    gather_units(rows_of<Input>(embeddings), sorted, anchors, width, unit, norm, static_cast<T *>(nullptr), stream);
+    gather_units(rows_of<Input>(embeddings), sorted, anchors, width, unit, norm, static_cast<T *>(nullptr),
+                 stream);
     gather_units(rows_of<Input>(other_rows), sorted + anchors, candidates, width, unit + anchors * width,
                  norm + anchors, data<T>(poison), stream);
   }
 
-  const auto call = make_call<Input>(rule, constants, units, spans, anchors, self, stream);
+  const auto call = make_call<Input>(rule, constants, units, norms, spans, anchors, self, stream);
   pair_forward<Input>(call, {row, row + anchors, row + 2 * anchors, row + 3 * anchors},
                       {data<T>(losses), sorted, norm, const_data<T>(poison)});
   return {losses, units, norms, order, spans, rows, tiles};
 }
 
 template <typename Input>
-BackwardResult backward(const Tensor &grad_losses, const Tensor &units, const Tensor &norms, const Tensor &order,
-                        const Tensor &spans, const Tensor &rows, const std::string &rule,
+BackwardResult backward(const Tensor &grad_losses, const Tensor &units, const Tensor &norms,
+                        const Tensor &order, const Tensor &spans, const Tensor &rows, const std::string &rule,
                         const std::vector<double> &constants, bool need_anchors, bool need_candidates) {
   using T = Accumulator<Input>;
   const DeviceScope scope(units);
@@ -145,14 +149,15 @@ BackwardResult backward(const Tensor &grad_losses, const Tensor &units, const Te
     find_range(grad, anchors, data<T>(range), stream);
   const Tensor scales = empty(units, {2, anchors}, dtype_of<T>);
   T *negative_scale = data<T>(scales), *positive_scale = negative_scale + anchors;
-  scale_rows<T>({row + 2 * anchors, row + 3 * anchors}, grad, sorted, lift, anchors, negative_scale, positive_scale,
-                stream);
+  scale_rows<T>({row + 2 * anchors, row + 3 * anchors}, grad, sorted, lift, anchors, negative_scale,
+                positive_scale, stream);
 
   const int64_t anchor_rows = need_anchors ? anchors : 0, candidate_rows = need_candidates ? candidates : 0;
   const Tensor anchor_sums = zeros(units, {anchor_rows, width}, dtype_of<T>);
   const Tensor candidate_sums = zeros(units, {candidate_rows, width}, dtype_of<T>);
-  const auto call = make_call<Input>(rule, constants, units, spans, anchors, self, stream);
-  pair_backward<Input>(call, {row, row + anchors, negative_scale, positive_scale}, anchor_sums, candidate_sums);
+  const auto call = make_call<Input>(rule, constants, units, norms, spans, anchors, self, stream);
+  pair_backward<Input>(call, {row, row + anchors, negative_scale, positive_scale}, anchor_sums,
+                       candidate_sums);
 
   const Tensor grad_anchors = empty(units, {anchor_rows, width}, units.scalar_type());
   const Tensor grad_candidates = empty(units, {candidate_rows, width}, units.scalar_type());
@@ -160,8 +165,9 @@ BackwardResult backward(const Tensor &grad_losses, const Tensor &units, const Te
   const T *norm = const_data<T>(norms);
   scatter_gradients<Input>(const_data<T>(anchor_sums), unit, norm, sorted, lift, anchor_rows, width,
                            data<Input>(grad_anchors), stream);
-  scatter_gradients<Input>(const_data<T>(candidate_sums), unit + anchors * width, norm + anchors, sorted + anchors,
-                           lift, candidate_rows, width, data<Input>(grad_candidates), stream);
+  scatter_gradients<Input>(const_data<T>(candidate_sums), unit + anchors * width, norm + anchors,
+                           sorted + anchors, lift, candidate_rows, width, data<Input>(grad_candidates),
+                           stream);
   return {grad_anchors, grad_candidates};
 }
 
@@ -184,8 +190,8 @@ template <typename Result, typename Run> Result for_dtype(ScalarType dtype, cons
 } // namespace
 
 ForwardResult pair_forward_op(Tensor embeddings, Tensor labels, std::optional<Tensor> ref_embeddings,
-                              std::optional<Tensor> ref_labels, std::string rule, std::vector<double> constants,
-                              bool) {
+                              std::optional<Tensor> ref_labels, std::string rule,
+                              std::vector<double> constants, bool) {
   return for_dtype<ForwardResult>(embeddings.scalar_type(), [&](auto input) {
     return forward<decltype(input)>(embeddings, labels, ref_embeddings, ref_labels, rule, constants);
   });
@@ -195,8 +201,8 @@ BackwardResult pair_backward_op(Tensor grad_losses, Tensor units, Tensor norms, 
                                 Tensor rows, Tensor, std::string rule, std::vector<double> constants,
                                 bool need_anchors, bool need_candidates) {
   return for_dtype<BackwardResult>(units.scalar_type(), [&](auto input) {
-    return backward<decltype(input)>(grad_losses, units, norms, order, spans, rows, rule, constants, need_anchors,
-                                     need_candidates);
+    return backward<decltype(input)>(grad_losses, units, norms, order, spans, rows, rule, constants,
+                                     need_anchors, need_candidates);
   });
 }
 

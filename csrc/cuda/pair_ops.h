@@ -1,4 +1,5 @@
-// The operators of the pair engine; fastdml/engines/pair_ops.py holds their schemas and says what the tensors are.
+// The operators of the pair engine; fastdml/engines/pair_ops.py holds their schemas and says what the tensors
+// are.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -18,6 +19,7 @@ pair_forward_op(Tensor embeddings, Tensor labels, std::optional<Tensor> ref_embe
 
 std::tuple<Tensor, Tensor> pair_backward_op(Tensor grad_losses, Tensor units, Tensor norms, Tensor order,
                                             Tensor spans, Tensor rows, Tensor tiles, std::string rule,
-                                            std::vector<double> constants, bool need_anchors, bool need_candidates);
+                                            std::vector<double> constants, bool need_anchors,
+                                            bool need_candidates);
 
 } // namespace fastdml::cuda

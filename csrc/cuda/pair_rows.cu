@@ -4,22 +4,24 @@
 #include <torch/headeronly/util/Half.h>
 
 #include "cuda/device_math.h"
+#include "cuda/row_length.h"
 #include "cuda/warp.h"
 
 namespace fastdml::cuda {
 namespace {
 
-constexpr double smallest_norm = 1e-12; // as torch.nn.functional.normalize
 constexpr int threads = 256;
 constexpr int row_warps = threads / warp_size;
 constexpr int range_threads = 1024;
 
-// The lifted gradients stay below this power of two: weights, at most twice that, keep far from fp16's largest number,
-// and a scale of e^80 from fp32's.
+// The lifted gradients stay below this power of two: weights, at most twice that, keep far from fp16's
+// largest number, and a scale of e^80 from fp32's.
 constexpr int range_exponent = 10;
 constexpr int largest_lift = 100;
 
-unsigned blocks(int64_t work, int64_t per_block) { return static_cast<unsigned>((work + per_block - 1) / per_block); }
+unsigned blocks(int64_t work, int64_t per_block) {
+  return static_cast<unsigned>((work + per_block - 1) / per_block);
+}
 
 __device__ __forceinline__ int64_t thread_index() {
   return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -30,7 +32,8 @@ __device__ __forceinline__ int64_t row_of_warp() {
 }
 
 // The first of `count` ascending labels that is not below `label` or, where `beyond`, that is above it.
-__device__ __forceinline__ int64_t first_label(const int64_t *labels, int64_t count, int64_t label, bool beyond) {
+__device__ __forceinline__ int64_t first_label(const int64_t *labels, int64_t count, int64_t label,
+                                               bool beyond) {
   int64_t low = 0, high = count;
   while (low < high) {
     const int64_t middle = low + (high - low) / 2;
@@ -69,9 +72,14 @@ __global__ void __launch_bounds__(threads, 1)
     squares = math.fma(value, value, squares);
   }
   const T norm = math.sqrt(warp_sum(squares));
-  const T length = norm < static_cast<T>(smallest_norm) ? static_cast<T>(smallest_norm) : norm; // NaN stays
-  for (int64_t d = lane; d < width; d += warp_size)
-    units[k * width + d] = static_cast<Input>(static_cast<T>(row[d * embeddings.column_stride]) / length);
+  const T divisor = divisor_of(norm);
+  for (int64_t d = lane; d < width; d += warp_size) {
+    const T value = static_cast<T>(row[d * embeddings.column_stride]);
+    if constexpr (keeps_length<Input>)
+      units[k * width + d] = static_cast<Input>(value * power_for(divisor));
+    else
+      units[k * width + d] = static_cast<Input>(value / divisor);
+  }
   if (lane == 0) {
     norms[k] = norm;
     const T trace = norm * T(0); // 0 or NaN; whichever rows write the NaN, it is the same
@@ -81,7 +89,8 @@ __global__ void __launch_bounds__(threads, 1)
 }
 
 template <typename T>
-__global__ void __launch_bounds__(range_threads, 1) find_range_kernel(const T *grads, int64_t count, T *range) {
+__global__ void __launch_bounds__(range_threads, 1)
+    find_range_kernel(const T *grads, int64_t count, T *range) {
   __shared__ T largest[range_threads / warp_size];
   T most = T(0);
   for (int64_t k = threadIdx.x; k < count; k += range_threads) {
@@ -134,9 +143,9 @@ __global__ void __launch_bounds__(threads, 1) add_kernel(T *sum, const T *part, 
 
 template <typename Input>
 __global__ void __launch_bounds__(threads, 1)
-    scatter_gradients_kernel(const Accumulator<Input> *grads, const Input *units, const Accumulator<Input> *norms,
-                             const int64_t *order, const Accumulator<Input> *range, int64_t rows, int64_t width,
-                             Input *out) {
+    scatter_gradients_kernel(const Accumulator<Input> *grads, const Input *units,
+                             const Accumulator<Input> *norms, const int64_t *order,
+                             const Accumulator<Input> *range, int64_t rows, int64_t width, Input *out) {
   using T = Accumulator<Input>;
   const DeviceMath<T> math;
   const int64_t k = row_of_warp();
@@ -145,30 +154,31 @@ __global__ void __launch_bounds__(threads, 1)
   const int lane = threadIdx.x % warp_size;
   const T *grad = grads + k * width;
   const Input *unit = units + k * width;
-  T along = T(0);
+  T along = T(0); // the stored length of the row cancels that of its gradient
   for (int64_t d = lane; d < width; d += warp_size)
     along = math.fma(grad[d], static_cast<T>(unit[d]), along);
   along = warp_sum(along);
+  const T divisor = divisor_of(norms[k]), length = stored_length<Input>(norms[k]);
   const bool is_short = norms[k] < static_cast<T>(smallest_norm);
-  const T length = is_short ? static_cast<T>(smallest_norm) : norms[k];
-  const T turned_off = is_short ? T(0) : along, lowered = range ? range[1] : T(1);
+  const T turned_off = is_short ? T(0) : along / length, lowered = range ? range[1] : T(1);
   for (int64_t d = lane; d < width; d += warp_size) {
-    const T turning = (grad[d] - turned_off * static_cast<T>(unit[d])) * lowered;
-    out[order[k] * width + d] = static_cast<Input>(turning / length);
+    const T turning = (grad[d] * length - turned_off * static_cast<T>(unit[d])) * lowered;
+    out[order[k] * width + d] = static_cast<Input>(turning / divisor);
   }
 }
 
 } // namespace
 
-void lay_out(SortedLabels side, SortedLabels other, int64_t *order, int32_t *start, int32_t *end, Stream stream) {
+void lay_out(SortedLabels side, SortedLabels other, int64_t *order, int32_t *start, int32_t *end,
+             Stream stream) {
   launch(lay_out_kernel, dim3(blocks(side.count, threads)), threads, stream, side, other, order, start, end);
 }
 
 template <typename Input>
-void gather_units(Embeddings<Input> embeddings, const int64_t *order, int64_t rows, int64_t width, Input *units,
-                  Accumulator<Input> *norms, Accumulator<Input> *poison, Stream stream) {
-  launch(gather_units_kernel<Input>, dim3(blocks(rows, row_warps)), threads, stream, embeddings, order, rows, width,
-         units, norms, poison);
+void gather_units(Embeddings<Input> embeddings, const int64_t *order, int64_t rows, int64_t width,
+                  Input *units, Accumulator<Input> *norms, Accumulator<Input> *poison, Stream stream) {
+  launch(gather_units_kernel<Input>, dim3(blocks(rows, row_warps)), threads, stream, embeddings, order, rows,
+         width, units, norms, poison);
 }
 
 template <typename T> void find_range(const T *grads, int64_t count, T *range, Stream stream) {
@@ -178,8 +188,8 @@ template <typename T> void find_range(const T *grads, int64_t count, T *range, S
 template <typename T>
 void scale_rows(RowScales<T> scales, const T *grads, const int64_t *order, const T *range, int64_t rows,
                 T *scaled_negative, T *scaled_positive, Stream stream) {
-  launch(scale_rows_kernel<T>, dim3(blocks(rows, threads)), threads, stream, scales, grads, order, range, rows,
-         scaled_negative, scaled_positive);
+  launch(scale_rows_kernel<T>, dim3(blocks(rows, threads)), threads, stream, scales, grads, order, range,
+         rows, scaled_negative, scaled_positive);
 }
 
 template <typename T> void add(T *sum, const T *part, int64_t count, Stream stream) {
@@ -194,15 +204,16 @@ template <typename T> void add(T *sum, const T *part, int64_t count, Stream stre
 
 template <typename Input>
 void scatter_gradients(const Accumulator<Input> *grads, const Input *units, const Accumulator<Input> *norms,
-                       const int64_t *order, const Accumulator<Input> *range, int64_t rows, int64_t width, Input *out,
-                       Stream stream) {
-  launch(scatter_gradients_kernel<Input>, dim3(blocks(rows, row_warps)), threads, stream, grads, units, norms, order,
-         range, rows, width, out);
+                       const int64_t *order, const Accumulator<Input> *range, int64_t rows, int64_t width,
+                       Input *out, Stream stream) {
+  launch(scatter_gradients_kernel<Input>, dim3(blocks(rows, row_warps)), threads, stream, grads, units, norms,
+         order, range, rows, width, out);
 }
 
 #define FASTDML_FOR_ACCUMULATOR(T)                                                                           \
   template void find_range<T>(const T *, int64_t, T *, Stream);                                              \
-  template void scale_rows<T>(RowScales<T>, const T *, const int64_t *, const T *, int64_t, T *, T *, Stream); \
+  template void scale_rows<T>(RowScales<T>, const T *, const int64_t *, const T *, int64_t, T *, T *,        \
+                              Stream);                                                                       \
   template void add<T>(T *, const T *, int64_t, Stream);
 FASTDML_FOR_ACCUMULATOR(float)
 FASTDML_FOR_ACCUMULATOR(double)

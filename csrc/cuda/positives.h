@@ -1,11 +1,12 @@
 // The positive sweeps: the similarities of an anchor with its own positives, by one warp.
 //
-// The forward and the backward get them here and nowhere else, so a positive that was mined in one is mined in the
-// other. Only the device knows where the positives are, which rules a matrix product out.
+// The forward and the backward get them here and nowhere else, so a positive that was mined in one is mined
+// in the other. Only the device knows where the positives are, which rules a matrix product out.
 #pragma once
 
 #include "cuda/device_math.h"
 #include "cuda/pair_kernels.h"
+#include "cuda/row_length.h"
 #include "cuda/warp.h"
 
 namespace fastdml::cuda {
@@ -22,7 +23,8 @@ __device__ __forceinline__ void dot_products(const Input *row, const Input *othe
 #pragma unroll
   for (int k = 0; k < positives_at_once; ++k)
     out[k] = T(0);
-  for (int64_t d = static_cast<int64_t>(threadIdx.x % warp_size) * length; d < width; d += warp_size * length) {
+  for (int64_t d = static_cast<int64_t>(threadIdx.x % warp_size) * length; d < width;
+       d += warp_size * length) {
     const auto a = load<length>(row + d);
 #pragma unroll
     for (int k = 0; k < positives_at_once; ++k) {
@@ -39,23 +41,30 @@ __device__ __forceinline__ void dot_products(const Input *row, const Input *othe
     out[k] = warp_sum(out[k]);
 }
 
-// Calls visit(j, similarity), in all lanes, for the candidates j of [begin, end) but the anchor i itself.
+// Calls visit(j, similarity, inverse lengths), in all lanes, for the candidates j of [begin, end) but the
+// anchor i itself.
 template <int length, typename Input, typename Visit>
 __device__ __forceinline__ void for_each_positive(const PairProblem<Input> &problem, int64_t i, int64_t begin,
                                                   int64_t end, const Visit &visit) {
+  using T = Accumulator<Input>;
   const Input *row = problem.anchors.units + i * problem.width;
+  const T own = inverse_length<Input>(problem.anchors.norms[i]);
   for (int64_t j = begin; j < end; j += positives_at_once) {
     const int count = static_cast<int>(end - j < positives_at_once ? end - j : positives_at_once);
-    Accumulator<Input> similarity[positives_at_once];
+    T similarity[positives_at_once];
     dot_products<length>(row, problem.candidates.units + j * problem.width, problem.width, count, similarity);
 #pragma unroll
     for (int k = 0; k < positives_at_once; ++k)
-      if (k < count && !(problem.self && j + k == i))
-        visit(j + k, similarity[k]);
+      if (k < count && !(problem.self && j + k == i)) {
+        // Multiplied in an order that makes (i, j) and (j, i) the same.
+        const T inverses = own * inverse_length<Input>(problem.candidates.norms[j + k]);
+        visit(j + k, keeps_length<Input> ? similarity[k] * inverses : similarity[k], inverses);
+      }
   }
 }
 
-// Elements that a lane reads at once: 16 bytes where every row starts at a multiple of that, else one element.
+// Elements that a lane reads at once: 16 bytes where every row starts at a multiple of that, else one
+// element.
 template <typename Input> constexpr int wide_read = 16 / static_cast<int>(sizeof(Input));
 
 template <typename Input> bool reads_wide(const PairProblem<Input> &problem) {

@@ -1,10 +1,11 @@
-// How a thread block walks its tile of a block of similarities: each warp takes every eighth row of the tile, each lane
-// the same few runs of four columns in all of them, so what a column needs stays in registers.
+// How a thread block walks its tile of a block of similarities: each warp takes every eighth row of the tile,
+// each lane the same few runs of four columns in all of them, so what a column needs stays in registers.
 #pragma once
 
 #include <limits>
 
 #include "cuda/pair_kernels.h"
+#include "cuda/row_length.h"
 #include "cuda/warp.h"
 
 namespace fastdml::cuda {
@@ -37,17 +38,33 @@ __device__ __forceinline__ void load_columns(const SimilarityBlock<T> &block, in
     }
 }
 
-// The lane's similarities in row i of the block, for the tile that starts at column `first`: -inf, which no threshold
-// lets pass, where there is a positive, the anchor itself or nothing.
-template <typename T>
-__device__ __forceinline__ void load_negatives(const SimilarityBlock<T> &block, const int32_t *start,
-                                               const int32_t *end, int i, int first, T (&out)[runs<T>][run]) {
+// One over the stored lengths of the lane's columns.
+template <typename Input, typename T = Accumulator<Input>>
+__device__ __forceinline__ void load_inverses(const PairProblem<Input> &problem,
+                                              const SimilarityBlock<T> &block, int first,
+                                              T (&out)[runs<T>][run]) {
+  load_columns(block, first, problem.candidates.norms, T(1), out);
+#pragma unroll
+  for (int v = 0; v < runs<T>; ++v)
+#pragma unroll
+    for (int e = 0; e < run; ++e)
+      out[v][e] = inverse_length<Input>(out[v][e]);
+}
+
+// The lane's similarities in row i of the block, for the tile that starts at column `first`: -inf, which no
+// threshold lets pass, where there is a positive, the anchor itself or nothing. `own` and `others` are
+// inverse lengths.
+template <typename Input, typename T = Accumulator<Input>>
+__device__ __forceinline__ void load_negatives(const PairProblem<Input> &problem,
+                                               const SimilarityBlock<T> &block, int i, int first, T own,
+                                               const T (&others)[runs<T>][run], T (&out)[runs<T>][run]) {
   const T *row = block.similarity + i * block.stride + first;
   const auto clip = [&](int64_t candidate) {
     const int64_t column = candidate - block.column - first;
     return static_cast<int>(column < 0 ? 0 : column > tile_columns<T> ? tile_columns<T> : column);
   };
-  const int from = clip(start[block.row + i]), to = clip(end[block.row + i]), columns = block.columns - first;
+  const int from = clip(problem.anchors.start[block.row + i]), to = clip(problem.anchors.end[block.row + i]);
+  const int columns = block.columns - first;
 #pragma unroll
   for (int v = 0; v < runs<T>; ++v) {
     const int column = column_of(v);
@@ -55,7 +72,7 @@ __device__ __forceinline__ void load_negatives(const SimilarityBlock<T> &block, 
       const auto pack = load<run>(row + column);
 #pragma unroll
       for (int e = 0; e < run; ++e)
-        out[v][e] = pack.at[e];
+        out[v][e] = keeps_length<Input> ? pack.at[e] * (own * others[v][e]) : pack.at[e];
     } else {
 #pragma unroll
       for (int e = 0; e < run; ++e)

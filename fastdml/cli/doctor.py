@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 from importlib import metadata
 
 import torch
@@ -66,7 +65,7 @@ def _tools() -> list[tuple[str, str]]:
 
 
 def _libraries() -> list[tuple[str, str]]:
-    rows = []
+    rows: list[tuple[str, str]] = []
     for part in PARTS:
         try:
             found = native.load(part)
@@ -133,7 +132,3 @@ def _version(name: str) -> str:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-if __name__ == "__main__":
-    sys.exit(doctor())

@@ -9,13 +9,14 @@ import typer
 
 from fastdml.cli import options
 from fastdml.cli.running import run_and_show
+from fastdml.training.catalogue import DATASETS, LOSSES
 from fastdml.training.config import TrainConfig
 from fastdml.training.run import RunDirectory
 
 
 def train(
-    data: Annotated[str, typer.Option(help="Data set: glyphs.")] = TrainConfig.data,
-    loss: Annotated[str, typer.Option(help="Loss: multi-similarity.")] = TrainConfig.loss,
+    data: Annotated[str, typer.Option(help=f"Data set: {', '.join(DATASETS)}.")] = TrainConfig.data,
+    loss: Annotated[str, typer.Option(help=f"Loss: {', '.join(LOSSES)}.")] = TrainConfig.loss,
     steps: options.Steps = TrainConfig.steps,
     seconds: options.Seconds = TrainConfig.seconds,
     batch: Annotated[int, typer.Option(help="Images a step.")] = TrainConfig.batch,

@@ -46,7 +46,7 @@ class TrainConfig:
     samples_per_class: int = 8
     embedding_dim: int = 64
     network_width: int = 32
-    learning_rate: float = 2e-3
+    learning_rate: float = 5e-3
     weight_decay: float = 0.05
     warmup_steps: int = 20
     evaluations: int = 6

@@ -117,7 +117,8 @@ def run_experiment(
         with RunDirectory(out, overwrite) as run:
             run.write_json("config.json", config.to_dict())
             result = _train_and_evaluate(config, model, loss, train, test, environment, run, display, stop)
-            result.seconds["start"] = time.perf_counter() - started - sum(result.seconds.values())
+            start = time.perf_counter() - started - sum(result.seconds.values())
+            result.seconds = {"start": start, **result.seconds}
             if panel_seconds > 0 and not stop.asked:
                 result.panel = _measure_fusion(config, environment, device, panel_seconds, display, stop)
                 result.seconds["fusion panel"] = result.panel.seconds

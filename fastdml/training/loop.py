@@ -19,6 +19,8 @@ from fastdml.training.run import RunDirectory
 from fastdml.training.schedule import StepBudget, learning_rate_factor
 from fastdml.training.stopping import StopRequest
 
+_EVALUATION_SHARE = 0.2  # of a time limit, at most, goes into evaluations during training
+
 
 class NonFiniteLossError(RuntimeError):
     """The loss or its gradient was NaN or infinite.
@@ -103,7 +105,8 @@ def fit(
     budget = StepBudget(config.steps, config.seconds)
     started = time.perf_counter()
     stopped_by, step = "steps", 0
-    evaluations_left, evaluated = max(config.evaluations - 1, 0), 0
+    evaluations_left = _affordable(config.evaluations - 1, evaluation_seconds, config.seconds)
+    evaluated = 0
     model.train()
     for rows in sampler:
         if stop.asked or step >= budget.steps or budget.out_of_time(time.perf_counter() - started):
@@ -125,11 +128,9 @@ def fit(
             seconds=now - started,
         )
         run.log_step(asdict(record))
-        first_plan = not budget.replanned
-        if (
-            budget.observe(step, now - begun, now - started, evaluations_left * evaluation_seconds)
-            and first_plan
-        ):
+        was_replanned = budget.replanned
+        budget.observe(step, now - begun, now - started, evaluations_left * evaluation_seconds)
+        if budget.replanned and not was_replanned:
             watcher.on_note(
                 f"{config.steps} steps do not fit into {config.seconds:g} s at this speed: planning for "
                 f"{budget.steps} now, for more again if it gets faster"
@@ -137,17 +138,26 @@ def fit(
         watcher.on_step(record, budget.steps)
         # What is left of the evaluations is spread over what is left of the steps.
         due = evaluated + round((budget.steps - evaluated) / (evaluations_left + 1))
-        if evaluations_left and step >= due and not stop.asked:
+        if evaluations_left > 0 and due <= step < budget.steps and not stop.asked:
             begun = time.perf_counter()
             evaluate_now(step)
-            evaluation_seconds = time.perf_counter() - begun
-            evaluations_left, evaluated = evaluations_left - 1, step
+            ended = time.perf_counter()
+            evaluation_seconds, evaluated = ended - begun, step
+            left = None if config.seconds is None else config.seconds - (ended - started)
+            evaluations_left = _affordable(evaluations_left - 1, evaluation_seconds, left)
     seconds = time.perf_counter() - started
     if stop.signal_name is not None:
         stopped_by = stop.signal_name
     elif step < config.steps:
         stopped_by = "time"
     return FitOutcome(step, stopped_by, budget.replanned, seconds)
+
+
+def _affordable(evaluations: int, each: float, seconds: float | None) -> int:
+    """How many evaluations of ``each`` seconds may still be made: they must not eat the time for training."""
+    if seconds is None or each <= 0:
+        return max(evaluations, 0)
+    return max(min(evaluations, int(_EVALUATION_SHARE * seconds / each)), 0)
 
 
 @dataclass(frozen=True)

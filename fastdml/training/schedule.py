@@ -53,28 +53,28 @@ class StepBudget:
     def __post_init__(self) -> None:
         self.steps = self.asked
 
-    def observe(self, step: int, step_seconds: float, elapsed: float, reserved: float) -> bool:
+    def observe(self, step: int, step_seconds: float, elapsed: float, reserved: float) -> None:
         """Take note of a step, the ``step``-th from 1, and plan anew if it is time to.
 
         Args:
             step_seconds: what this step took.
             elapsed: seconds since training began.
             reserved: seconds to keep free for the evaluations that are still to come.
-
-        Returns:
-            True where the planned number of steps changed.
         """
         if step > _SLOW_START:
             self._recent.append(step_seconds)
-        if self.seconds is None or step >= self.steps or step < _SLOW_START + _WINDOW // 2 or step % _REPLAN_EVERY:
-            return False
+        if (
+            self.seconds is None
+            or step >= self.steps
+            or step < _SLOW_START + _WINDOW // 2
+            or step % _REPLAN_EVERY
+        ):
+            return
         left = _PLANNED_SHARE * self.seconds - reserved - elapsed
         affordable = step + int(left / fmean(self._recent))
         planned = max(min(affordable, self.asked), step + 1)
-        changed = planned != self.steps
+        self.replanned |= planned != self.steps
         self.steps = planned
-        self.replanned |= changed
-        return changed
 
     def out_of_time(self, elapsed: float) -> bool:
         """Whether the limit has passed, whatever was planned."""

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 import fastdml
-from conftest import Batch, assert_as_accurate, make_batch
 from fastdml.backends import reference
 from fastdml.engines import pair_ops
 from fastdml.engines.pair import pair_losses
 from fastdml.rules import MultiSimilarity
+from pair_batches import Batch, assert_as_accurate, make_batch
 
 RULES = {
     "unmined": MultiSimilarity(),

@@ -14,9 +14,9 @@ from pytorch_metric_learning import miners as pml_miners
 from torch import Tensor
 
 import fastdml
-from conftest import Batch, make_batch
 from fastdml.losses import MultiSimilarityLoss
 from fastdml.miners import MinedPairs, MultiSimilarityMiner
+from pair_batches import Batch, make_batch
 
 BACKENDS = [name for name in ("cpu", "reference") if name in fastdml.available_backends()]
 

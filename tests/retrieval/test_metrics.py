@@ -74,13 +74,15 @@ def test_first_hit_agrees_with_the_neighbours():
 
 def test_fewer_rows_than_neighbours_asked_for():
     indices, values = nearest_neighbours(unit_rows(3, 4, seed=4), torch.zeros(3, dtype=torch.long), 5)
-    assert (indices[:, 2:] == -1).all() and torch.isinf(values[:, 2:]).all()
+    assert (indices[:, 2:] == -1).all()
+    assert torch.isinf(values[:, 2:]).all()
     assert (indices[:, :2] >= 0).all()
 
 
 def test_no_queries_chosen():
     indices, values = evaluate(unit_rows(3, 4, seed=5), torch.zeros(3, dtype=torch.long)).neighbours([], k=2)
-    assert indices.shape == (0, 2) and values.shape == (0, 2)
+    assert indices.shape == (0, 2)
+    assert values.shape == (0, 2)
 
 
 X = torch.ones(4, 3)

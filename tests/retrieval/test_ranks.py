@@ -38,7 +38,8 @@ def test_equals_the_definition_leave_one_out(small_blocks, width):
     x = unit_rows(150, width, seed=1)
     labels = torch.randint(0, 12, (150,), generator=torch.Generator().manual_seed(2))
     expected = brute_force_ranks(x, labels, x, labels, torch.arange(150))
-    assert expected.max() > 3 and expected.min() == 1
+    assert expected.max() > 3
+    assert expected.min() == 1
     assert torch.equal(first_hit_ranks(x, labels), expected)
 
 
@@ -53,7 +54,8 @@ def test_equals_the_definition_with_a_gallery_that_holds_some_queries(small_bloc
     )
     assert torch.equal(found, expected)
     counted_as_hit = first_hit_ranks(x[query_ids], labels[query_ids], x[gallery_ids], labels[gallery_ids])
-    assert (counted_as_hit[40:] == 1).all() and not (found[40:] == 1).all()
+    assert (counted_as_hit[40:] == 1).all()
+    assert not (found[40:] == 1).all()
 
 
 def test_equals_faiss_exact_search():
@@ -112,8 +114,10 @@ def test_self_is_left_out_by_index_so_a_duplicate_still_counts():
     x[1] = x[0]  # a true duplicate: the nearest neighbour, and right
     x[10] = x[20]  # two classes share a point: each is the other's nearest, and wrong
     found = first_hit_ranks(x, labels)
-    assert found[0] == 1 and found[1] == 1
-    assert found[10] > 1 and found[20] > 1
+    assert found[0] == 1
+    assert found[1] == 1
+    assert found[10] > 1
+    assert found[20] > 1
 
 
 def test_a_query_in_the_gallery_under_another_label_is_not_its_own_negative():
@@ -162,7 +166,7 @@ def test_match_indices():
 
 
 def test_memory_is_linear():
-    """At 20,000 embeddings a similarity matrix would take 1.6 GB; one allocation may take no more than 20 MB."""
+    """At 20,000 embeddings a similarity matrix would take 1.6 GB; here no allocation exceeds 20 MB."""
     count = 20_000
     x = unit_rows(count, 4, seed=10)
     labels = torch.arange(count) % 5000

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import make_batch
 from fastdml.backends import reference
 from fastdml.rules import MultiSimilarity
+from pair_batches import make_batch
 
 
 def loss_by_loops(similarity: Tensor, labels: Tensor, rule: MultiSimilarity) -> list[float]:

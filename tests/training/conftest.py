@@ -14,7 +14,7 @@ from fastdml.training.loop import StepRecord
 
 
 def tiny_split(name, first_class, classes, per_class=6):
-    """Each class is a fixed coarse pattern, each image a noisy copy; the last image of a class only queries."""
+    """Each class is a coarse pattern, each image a noisy copy; the last image of a class only queries."""
     generator = torch.Generator().manual_seed(first_class)
     patterns = (torch.rand(classes, 1, 8, 8, generator=generator) > 0.7).float()
     images = patterns.repeat_interleave(per_class, 0).repeat_interleave(4, 2).repeat_interleave(4, 3)

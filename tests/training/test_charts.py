@@ -57,7 +57,7 @@ def test_lines_that_end_together_have_labels_apart_and_inside():
     places = [float(place) for place in re.findall(r'class="label[^>]* y="([\d.]+)"', svg)]
     assert len(places) == 2
     assert abs(places[0] - places[1]) >= 15
-    assert all(0 < place < 320 for place in places)
+    assert all(0 < place < 330 for place in places)
 
 
 def test_text_is_escaped():

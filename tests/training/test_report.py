@@ -93,7 +93,7 @@ def test_the_figures_are_in_it(report):
     assert "500 µs" in words
     assert "100 kB" in words
     assert "Memory: as measured." in words
-    assert "2.5 % of it" in words  # the loss's share of a step
+    assert "2.5 % of the step" in words  # the loss's share of a step
     assert result.environment.torch in words
 
 

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -82,14 +81,14 @@ def test_a_second_signal_acts_as_usual():
 
 
 def test_the_clock_ends_a_run(run):
-    result, path = run(steps=100_000, seconds=1.0, evaluations=0)
+    result, path = run(steps=100_000, seconds=3.0, evaluations=0)
     assert result.outcome.stopped_by == "time"
-    assert 0.5 < result.outcome.seconds < 5.0
+    assert 2.0 < result.outcome.seconds < 10.0
     lines = read_lines(path / "log.jsonl")
     assert len(lines) == result.outcome.steps_taken < 100_000
     assert json.loads((path / "metrics.json").read_text())["status"] == "stopped by time"
     # The schedule was fitted to the time: it ends low instead of being cut off high.
-    assert lines[-1]["learning_rate"] < 0.3 * max(line["learning_rate"] for line in lines)
+    assert lines[-1]["learning_rate"] < 0.5 * max(line["learning_rate"] for line in lines)
 
 
 class _BadLoss(torch.nn.Module):

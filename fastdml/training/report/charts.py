@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-_WIDTH, _HEIGHT = 560, 320
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 18, 16, 46
+_WIDTH, _HEIGHT = 560, 330
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 18, 34, 46
 _LABEL_GAP = 15  # least distance between the labels of two lines
 
 
@@ -115,14 +115,13 @@ class _Plot:
                 f'<text class="tick" x="{self.x(tick):.1f}" y="{self.bottom + 19}" text-anchor="middle">'
                 f"{escape(self.x_axis.write(tick))}</text>"
             )
-        middle, height = (self.left + self.right) / 2, (self.top + self.bottom) / 2
+        middle = (self.left + self.right) / 2
         parts.append(
             f'<line class="axis" x1="{self.left}" x2="{self.right:.1f}" y1="{self.bottom}" '
             f'y2="{self.bottom}"/>'
             f'<text class="axis-title" x="{middle:.1f}" y="{_HEIGHT - 6}" text-anchor="middle">'
             f"{escape(self.x_axis.title)}</text>"
-            f'<text class="axis-title" transform="translate(13 {height:.1f}) rotate(-90)" '
-            f'text-anchor="middle">{escape(self.y_axis.title)}</text>'
+            f'<text class="axis-title" x="{self.left}" y="14">{escape(self.y_axis.title)}</text>'
         )
         return "".join(parts)
 

@@ -16,7 +16,7 @@ from fastdml.data import Split
 from fastdml.training.evaluation import SplitRetrieval
 
 _SHOWN = 8
-_EXAMPLES = 12
+_EXAMPLES = 16
 
 
 @dataclass(frozen=True)

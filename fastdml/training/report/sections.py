@@ -20,7 +20,7 @@ _SMOOTHING = 15  # steps
 def headline(result: RunResult, name: str) -> str:
     """The result in one number and two sentences."""
     recall = {row: values[1] for row, values in result.rows.items()}
-    status = "good" if result.status == "complete" else "bad"
+    status = {"steps": "good", "time": "plain"}.get(result.outcome.stopped_by, "bad")
     return (
         f'<header><div class="eyebrow"><b>fastdml</b><span>{escape(name)}</span>'
         f'<span class="badge {status}">{escape(result.status)}</span></div>'
@@ -41,7 +41,7 @@ def stats(result: RunResult, log: Sequence[Mapping[str, Any]]) -> str:
         (
             "Whole run",
             write_span(result.seconds.get("total", 0.0)),
-            "from the first import of data to this page",
+            "from loading the data to this page",
         ),
     ]
     if log:
@@ -52,7 +52,7 @@ def stats(result: RunResult, log: Sequence[Mapping[str, Any]]) -> str:
             (
                 "Loss in a step",
                 write_seconds(loss),
-                f"median, forward and backward: {100 * loss / step:.1f} % of it",
+                f"median, forward and backward: {100 * loss / step:.1f} % of the step",
             )
         )
     body = "".join(
@@ -79,7 +79,7 @@ def curves(result: RunResult, log: Sequence[Mapping[str, Any]]) -> str:
     if losses:
         points = [record["step"] for record in log]
         smoothed = smooth(losses, _SMOOTHING)
-        y = linear_axis("loss", 0, max(losses))
+        y = linear_axis("mean over the batch", 0, max(losses))
         chart = line_chart(
             "Training loss over the steps",
             x,
@@ -100,7 +100,10 @@ def curves(result: RunResult, log: Sequence[Mapping[str, Any]]) -> str:
         "Recall@1 on unseen classes over the steps",
         x,
         linear_axis(
-            "Recall@1", 0, max(*(value for _, value in result.curve), pixels), lambda v: f"{100 * v:.0f} %"
+            "share of the queries",
+            0,
+            max(*(value for _, value in result.curve), pixels),
+            lambda v: f"{100 * v:.0f} %",
         ),
         [
             Series("pixels", [(0, pixels), (steps, pixels)], colour=2),
@@ -154,7 +157,7 @@ def domain_bars(result: RunResult) -> str:
     rows = "".join(
         f"<span>{escape(split.domain_names[domain])}</span>"
         f'<span class="bar{" other" if absent else ""}"><i style="width:{-100 * value:.1f}%"></i></span>'
-        f"<span>{-100 * value:.1f} %</span>"
+        f'<span class="share">{-100 * value:.1f} %</span>'
         for absent, value, domain in sorted(bars)
     )
     key = ""
@@ -169,7 +172,9 @@ def domain_bars(result: RunResult) -> str:
 def facts(result: RunResult, command: str) -> str:
     """Settings, environment and where the time went."""
     environment = result.environment
-    settings = [(name.replace("_", " "), _setting(value)) for name, value in result.config.to_dict().items()]
+    settings = [
+        (name.replace("_", " "), _setting(name, value)) for name, value in result.config.to_dict().items()
+    ]
     machine = [
         ("fastdml", environment.fastdml),
         ("backend of the loss", f"{environment.backend} ({environment.backend_reason})"),
@@ -199,9 +204,9 @@ def _fact_table(rows: Sequence[tuple[str, str]]) -> str:
     return f'<table class="facts"><tbody>{body}</tbody></table>'
 
 
-def _setting(value: Any) -> str:
+def _setting(name: str, value: Any) -> str:
     if value is None:
-        return "none"
+        return {"seconds": "no limit", "backend": "the best that can run"}.get(name, "none")
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -216,6 +221,6 @@ def _machine(result: RunResult) -> str:
 
 def write_span(seconds: float) -> str:
     """A length of time for a sentence."""
-    if seconds < 90:
+    if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{int(seconds) // 60} min {int(seconds) % 60} s"

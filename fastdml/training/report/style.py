@@ -41,6 +41,7 @@ section > .card, section > .pair, .stats { margin-top: 20px; }
 .eyebrow b { color: var(--ink); letter-spacing: -.01em; }
 .badge { border-radius: 99px; padding: 1px 11px; font-size: .82rem; font-weight: 600; }
 .badge.good { background: var(--good-wash); color: var(--good); }
+.badge.plain { background: var(--wash); color: var(--soft); }
 .badge.bad { background: var(--bad-wash); color: var(--bad); }
 .headline { display: grid; grid-template-columns: auto 1fr; gap: 12px 34px; align-items: center;
   margin-top: 20px; }
@@ -90,9 +91,9 @@ tr.best .bar i { background: var(--c1); }
 .chart .line.c1, .chart .faint.c1 { stroke: var(--c1);
   } .chart .line.c2, .chart .faint.c2 { stroke: var(--c2); }
 .chart .dot.c1, .chart .label.c1 { fill: var(--c1); } .chart .dot.c2, .chart .label.c2 { fill: var(--c2); }
-.strip { display: flex; flex-wrap: wrap; gap: 8px; }
+.strip { display: grid; gap: 8px; grid-template-columns: repeat(16, minmax(0, 1fr)); }
 img.glyph { display: block; width: 100%; aspect-ratio: 1; border-radius: 6px; background: #fff; }
-.strip figure { margin: 0; width: 58px; }
+.strip figure { margin: 0; }
 .strip img.glyph { border: 1px solid var(--line); }
 .group + .group { margin-top: 30px; }
 .group > p { color: var(--soft); font-size: .9rem; margin: 2px 0 12px; }
@@ -111,6 +112,7 @@ img.glyph { display: block; width: 100%; aspect-ratio: 1; border-radius: 6px; ba
   } .hit.wrong figcaption { color: var(--bad); }
 .bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: 7px 14px;
   align-items: center; font-size: .92rem; font-variant-numeric: tabular-nums; }
+.bars .share { text-align: right; }
 .bars .bar { height: 10px; border-radius: 5px; background: var(--wash); overflow: hidden; }
 .bars .bar i { background: var(--c1); } .bars .bar.other i { background: var(--c2); }
 .key { display: inline-block; width: 10px; height: 10px; border-radius: 3px; background: var(--c1);
@@ -123,6 +125,7 @@ code { font: .9em ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mo
   main { padding: 26px 16px 48px; }
   section { margin-top: 44px; }
   .headline { grid-template-columns: 1fr; }
+  .strip { grid-template-columns: repeat(8, minmax(0, 1fr)); }
   .hits { grid-template-columns: repeat(5, minmax(0, 1fr)); }
   .hits .arrow { display: none; }
   .card { padding: 16px; }

@@ -1,8 +1,9 @@
-// Stands in for csrc/cuda/launch.h where the kernels are compiled as plain C++: runs a grid on the host, one block
-// after the other, each thread of a block as a fiber that hands over at barriers and shuffles.
+// Stands in for csrc/cuda/launch.h where the kernels are compiled as plain C++: runs a grid on the host, one
+// block after the other, each thread of a block as a fiber that hands over at barriers and shuffles.
 //
-// Stricter than a device: a shuffle that a lane of the warp never reaches, or a barrier that a thread never reaches, is
-// an error. FASTDML_EMULATION_REVERSE=1 runs blocks and threads last to first, which shows what depends on their order.
+// Stricter than a device: a shuffle that a lane of the warp never reaches, or a barrier that a thread never
+// reaches, is an error. FASTDML_EMULATION_REVERSE=1 runs blocks and threads last to first, which shows what
+// depends on their order.
 #pragma once
 
 #include <setjmp.h>
@@ -48,7 +49,8 @@ struct Barrier {
 struct Warp {
   Barrier barrier;
   int size = 0;
-  alignas(16) unsigned char slots[2][lanes][16]; // shuffles take turns, so a late reader still finds its value
+  alignas(
+      16) unsigned char slots[2][lanes][16]; // shuffles take turns, so a late reader still finds its value
 };
 
 struct Fiber {

@@ -30,7 +30,8 @@ void emulate_product(const ProductTensor &out, const ProductTensor &a, const Pro
     }
 }
 
-inline void emulate_product(const ProductTensor &out, const ProductTensor &a, const ProductTensor &b, bool add) {
+inline void emulate_product(const ProductTensor &out, const ProductTensor &a, const ProductTensor &b,
+                            bool add) {
   using torch::headeronly::ScalarType;
   if (a.scalar_type() != b.scalar_type() || (add && a.scalar_type() != out.scalar_type()))
     throw std::runtime_error("emulation: dtypes of a product do not fit");

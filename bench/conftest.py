@@ -1,0 +1,114 @@
+"""Options and fixtures of the benchmarks, and the tables printed at the end of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench import machine
+from bench.ceilings import cpu_ceilings, cuda_ceilings
+from bench.interleaved import TINY, Protocol
+from bench.peers import check_agreement, pair_contestants
+from bench.report import summary
+from bench.results import FOLDER
+from bench.retrieval_peers import check_recall, retrieval_contestants
+from bench.sweep import Sweep
+from bench.workload import Workload
+
+SWEEPS = pytest.StashKey[list[Sweep]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("fastdml benchmarks")
+    group.addoption(
+        "--bench-full", action="store_true", help="every size (hours on two cores), not those of five minutes"
+    )
+    group.addoption(
+        "--bench-tiny", action="store_true", help="a few small sizes, to see that it runs; writes no file"
+    )
+    group.addoption(
+        "--bench-device",
+        default="auto",
+        choices=("auto", "cpu", "cuda"),
+        help="default: a GPU if there is one",
+    )
+    group.addoption("--bench-results", type=Path, default=FOLDER, help="folder of the results files")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[SWEEPS] = []
+
+
+def chosen_device(config: pytest.Config) -> str:
+    """The device that --bench-device asks for."""
+    asked = str(config.getoption("--bench-device"))
+    if asked != "auto":
+        return asked
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(scope="session")
+def pair_sweep(request: pytest.FixtureRequest) -> Sweep:
+    """The contest of Multi-Similarity, once all who take part have been found to agree."""
+    device = chosen_device(request.config)
+    contestants = pair_contestants(device)
+    checked = check_agreement(contestants, device)
+    wrong = {
+        name: f"loss off by {found.loss_error:.1e}, gradient by {found.gradient_error:.1e}"
+        for name, found in checked.items()
+        if not found.agrees
+    }
+    return _sweep(request.config, "pair", "multi_similarity", device, contestants, wrong)
+
+
+@pytest.fixture(scope="session")
+def retrieval_sweep(request: pytest.FixtureRequest) -> Sweep:
+    """The contest of Recall@K."""
+    device = chosen_device(request.config)
+    checked = check_recall(device, Workload(1200, 16, device=device))
+    wrong = {name: f"recall off by {error:.1e}" for name, error in checked.items() if error > 1e-9}
+    return _sweep(request.config, "retrieval", "recall_at_k", device, retrieval_contestants(device), wrong)
+
+
+def _sweep(
+    config: pytest.Config, contest: str, name: str, device: str, contestants: Any, wrong: dict[str, str]
+) -> Sweep:
+    tiny = config.getoption("--bench-tiny")
+    ceilings = cpu_ceilings(256 if tiny else 2048) if device == "cpu" else cuda_ceilings()
+    path = config.getoption("--bench-results") / machine.slug(device) / f"{contest}_{name}.json"
+    protocol = TINY if tiny else Protocol()
+    sweep = Sweep(contest, name, device, contestants, wrong, ceilings, protocol, None if tiny else path)
+    config.stash[SWEEPS].append(sweep)
+    return sweep
+
+
+@pytest.fixture
+def rivals(request: pytest.FixtureRequest) -> Callable[[Workload], list[str]]:
+    """The contestants that this session's tests want at a size: -k leaves the others out of the rounds."""
+    test = request.node.originalname
+
+    def find(work: Workload) -> list[str]:
+        wanted: dict[str, None] = {}
+        for item in request.session.items:
+            parameters = getattr(getattr(item, "callspec", None), "params", {})
+            if getattr(item, "originalname", None) == test and parameters.get("work") == work:
+                wanted[parameters["provider"]] = None
+        return list(wanted)
+
+    return find
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    for sweep in config.stash[SWEEPS]:
+        terminalreporter.section(f"{sweep.results.contest} on {sweep.header['device']}")
+        for line in summary(sweep.results):
+            terminalreporter.write_line(line)
+        if sweep.path is not None:
+            terminalreporter.write_line(
+                f"written: {machine.shown(sweep.path)}; python -m bench.report makes the README's part"
+            )

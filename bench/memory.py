@@ -1,0 +1,166 @@
+"""Peak memory of one step beyond its inputs and its gradient.
+
+On the CPU in a fresh process for every contestant and size: after a warm-up (libraries, threads) freed memory
+is handed back, the resident set's high-water mark is reset (/proc/self/clear_refs), and read after the step
+(VmHWM). On a GPU in this process, from the allocator.
+
+``python -m bench.memory`` is that process: a JSON request on stdin, a JSON answer on stdout.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.interleaved import status_of
+from bench.peers import Contestant, Function
+from bench.workload import PER_CLASS, Workload
+
+ROOT = Path(__file__).resolve().parents[1]
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+WARM_UP_SAMPLES = 8 * PER_CLASS
+DESCRIPTION = (
+    "CPU: high-water mark of the resident set during one step in a fresh process, less the set before "
+    "it and less the gradient; memory_floor_mb is what the tiny warm-up step reads when repeated: the "
+    "resolution. "
+    "CUDA: max_memory_allocated less memory_allocated before it and less the gradient"
+)
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Bytes beyond inputs and gradient, None where ``status`` tells why; and what the warm-up batch reads."""
+
+    bytes: int | None
+    floor: int = 0
+    status: str = "ok"
+
+
+def measure_peak(contestant: Contestant, contest: str, work: Workload, timeout: float = 300.0) -> Peak:
+    """The peak of one step of a contestant of ``contest`` ("pair" or "retrieval")."""
+    if work.device == "cuda":
+        return _cuda_peak(contestant, work)
+    if not (STATUS.exists() and os.access(CLEAR, os.W_OK)):
+        return Peak(None, status="skipped: this system does not let a process reset its high-water mark")
+    request = {"contest": contest, "provider": contestant.name, "work": work.to_dict()}
+    environment = {name: value for name, value in os.environ.items() if name != "FASTDML_BACKEND"}
+    try:
+        child = subprocess.run(
+            [sys.executable, "-m", "bench.memory"],
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env=environment,
+            timeout=timeout,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Peak(None, status=f"skipped: took more than {timeout:.0f} s")
+    if child.returncode == -signal.SIGKILL:
+        return Peak(None, status="out of memory")
+    try:
+        return Peak(**json.loads(child.stdout.splitlines()[-1]))
+    except (ValueError, IndexError, TypeError):
+        last = (child.stderr.strip().splitlines() or ["no answer"])[-1]
+        return Peak(None, status=f"error: {last}"[:160])
+
+
+def free_memory() -> float:
+    """Bytes that can be taken on this system without swapping."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return float(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return float("inf")
+
+
+def take_step(function: Function, embeddings: torch.Tensor, labels: torch.Tensor) -> None:
+    """One call, and its backward where it returns something to differentiate."""
+    result = function(embeddings, labels)
+    if isinstance(result, torch.Tensor) and result.requires_grad:
+        result.backward()
+
+
+def _cuda_peak(contestant: Contestant, work: Workload) -> Peak:
+    try:
+        function = contestant.make()
+        embeddings, labels = work.make()
+        take_step(function, embeddings, labels)  # compiles, and lets libraries take their workspaces
+        embeddings.grad = None
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        take_step(function, embeddings, labels)
+        torch.cuda.synchronize()
+        return Peak(max(0, torch.cuda.max_memory_allocated() - before - work.gradient_bytes))
+    except torch.OutOfMemoryError as error:
+        error.__traceback__ = None
+        return Peak(None, status="out of memory")
+    except Exception as error:
+        return Peak(None, status=status_of(error))
+    finally:
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def _contestants(contest: str) -> Callable[[str], list[Contestant]]:
+    if contest == "pair":
+        from bench.peers import pair_contestants
+
+        return pair_contestants
+    from bench.retrieval_peers import retrieval_contestants
+
+    return retrieval_contestants
+
+
+def _answer(request: dict[str, Any]) -> Peak:
+    """What this process finds."""
+    work = Workload(**request["work"])
+    contestant = next(c for c in _contestants(request["contest"])("cpu") if c.name == request["provider"])
+    function = contestant.make()
+    tiny = Workload(min(work.samples, WARM_UP_SAMPLES), work.width, work.dtype)
+    if contestant.name == "compiled":  # compiles anew for every shape, so it is warmed up at its own
+        take_step(function, *work.make())
+        return Peak(_peak_of_step(function, work))
+    take_step(function, *tiny.make())
+    floor = _peak_of_step(function, tiny)
+    return Peak(_peak_of_step(function, work), floor)
+
+
+def _peak_of_step(function: Function, work: Workload) -> int:
+    embeddings, labels = work.make()
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):  # not the GNU C library
+        pass
+    CLEAR.write_text("5")
+    before = _status_bytes("VmRSS")
+    take_step(function, embeddings, labels)
+    gradient = 0 if embeddings.grad is None else work.gradient_bytes
+    return max(0, _status_bytes("VmHWM") - before - gradient)
+
+
+def _status_bytes(field: str) -> int:
+    for line in STATUS.read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{STATUS} has no {field}")
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(_answer(json.load(sys.stdin)))))
