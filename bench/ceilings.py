@@ -13,22 +13,27 @@ from bench.interleaved import quantiles
 SGEMM_SIDE = 2048
 GPU_SIDE = 8192
 COPY_BYTES = 1 << 32
+Action = Callable[[], object]
 
 
 class Ceiling:
-    """One rate, sampled now and then through a run; quantiles at the end."""
+    """One rate, sampled now and then through a run; quantiles at the end.
 
-    def __init__(
-        self, name: str, unit: str, amount: float, action: Callable[[], object], device: str
-    ) -> None:
-        self.name, self.unit, self.amount, self.action = name, unit, amount, action
+    Args:
+        amount: what one action gets done, in ``unit`` times seconds.
+        make: makes the action. Its buffers live for one sample only: they must take no memory from contestants.
+    """
+
+    def __init__(self, name: str, unit: str, amount: float, make: Callable[[], Action], device: str) -> None:
+        self.name, self.unit, self.amount, self.make = name, unit, amount, make
         self.device = device
         self.rates: list[float] = []
 
     def sample(self, times: int = 3) -> None:
         """Takes ``times`` samples, after one that does not count."""
-        _seconds(self.action, self.device)
-        self.rates += [self.amount / _seconds(self.action, self.device) for _ in range(times)]
+        action = self.make()
+        _seconds(action, self.device)
+        self.rates += [self.amount / _seconds(action, self.device) for _ in range(times)]
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -43,24 +48,31 @@ def cpu_ceilings(side: int = SGEMM_SIDE) -> list[Ceiling]:
 
 def cuda_ceilings(side: int = GPU_SIDE, copy_bytes: int = COPY_BYTES) -> list[Ceiling]:
     """Matrix rates by dtype, float32 without TF32, and the bandwidth of a copy on the device."""
-    source = torch.empty(copy_bytes // 4, dtype=torch.float32, device="cuda").normal_()
-    target = torch.empty_like(source)
     return [
         _matrix_rate("sgemm", torch.float32, side // 2, "cuda", "TFLOP/s", 1e-12),
         _matrix_rate("bf16", torch.bfloat16, side, "cuda", "TFLOP/s", 1e-12),
         _matrix_rate("fp16", torch.float16, side, "cuda", "TFLOP/s", 1e-12),
-        Ceiling("copy", "TB/s", 2e-12 * copy_bytes, lambda: target.copy_(source), "cuda"),
+        Ceiling("copy", "TB/s", 2e-12 * copy_bytes, lambda: _copy(copy_bytes), "cuda"),
     ]
 
 
 def _matrix_rate(name: str, dtype: torch.dtype, side: int, device: str, unit: str, scale: float) -> Ceiling:
-    # Random, not zeros: a matrix of zeros multiplies faster than real data.
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    out = torch.empty_like(a)
-    return Ceiling(name, unit, 2.0 * side**3 * scale, lambda: torch.mm(a, b, out=out), device)
+    def make() -> Action:
+        # Random, not zeros: a matrix of zeros multiplies faster than real data.
+        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+        out = torch.empty_like(a)
+        return lambda: torch.mm(a, b, out=out)
+
+    return Ceiling(name, unit, 2.0 * side**3 * scale, make, device)
 
 
-def _seconds(action: Callable[[], object], device: str) -> float:
+def _copy(count: int) -> Action:
+    source = torch.empty(count // 4, dtype=torch.float32, device="cuda").normal_()
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source)
+
+
+def _seconds(action: Action, device: str) -> float:
     if device == "cuda":
         begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()

@@ -121,7 +121,7 @@ def _draw_line(axes: Any, provider: str, rows: Sequence[Row], look: Theme) -> La
     low, high = [row.p20 or row.p50 for row in points], [row.p80 or row.p50 for row in points]
     axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0, zorder=2)
     text = NAMES.get(provider, provider)
-    if any(row.N > points[-1].N and row.status == "out of memory" for row in own):
+    if any(row.N > points[-1].N and row.status.startswith("out of memory") for row in own):
         text += "\nthen out of memory"
     return Label(x[-1], y[-1], text, colour, leading)
 

@@ -61,7 +61,7 @@ class Contestant:
 
 
 def pair_contestants(device: str, interpreted: bool = False) -> list[Contestant]:
-    """All of them, for tensors on ``device``; ``interpreted`` adds Triton on the CPU, never timed."""
+    """All of them, for tensors on ``device``; ``interpreted`` adds Triton, on the CPU."""
     names = ("triton", "cuda") if device == "cuda" else ("cpu", "triton") if interpreted else ("cpu",)
     fused = [
         Contestant(f"fastdml-{name}", partial(_fused, name), registry.reason_against(name)) for name in names

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class Sweep:
         wrong: contestants that computed something else, and how far off they were: never timed.
         ceilings: rates of the device, sampled once for every size.
         path: the results file, or None: nothing is written.
+        longest: seconds a step beyond which a contestant is not tried, foreseen from the sizes before.
     """
 
     def __init__(
@@ -41,11 +42,12 @@ class Sweep:
         ceilings: Sequence[Ceiling],
         protocol: Protocol,
         path: Path | None,
+        longest: float = float("inf"),
     ) -> None:
         self.contest, self.device = contest, device
         self.contestants = {contestant.name: contestant for contestant in contestants}
         self.wrong, self.ceilings, self.protocol = wrong, ceilings, protocol
-        self.path = path
+        self.path, self.longest = path, longest
         self.header = {
             **machine.describe(device),
             "protocol": str(protocol),
@@ -68,7 +70,8 @@ class Sweep:
             makers = {name: self._maker(name, work) for name in names if name not in outcomes}
             outcomes.update(interleave(makers, self.protocol))
             self._outcomes[work] = {name: outcomes[name] for name in names}
-            self._keep([row for name in names for row in self._time_rows(name, work, outcomes[name])])
+            directions = DIRECTIONS[self.contest]
+            self._keep([self._time_row(n, d, work, outcomes[n]) for n in names for d in directions])
         return self._outcomes[work]
 
     def peak(self, work: Workload, name: str) -> Peak:
@@ -85,9 +88,59 @@ class Sweep:
             self._keep([self._memory_row(name, work, peak)])
         return self._peaks[key]
 
+    def add_times(self, work: Workload, direction: str, outcomes: Mapping[str, Outcome]) -> None:
+        """Rows of a direction that was timed elsewhere."""
+        self._keep([self._time_row(name, direction, work, outcome) for name, outcome in outcomes.items()])
+
+    def take_in(self, stored: Results) -> None:
+        """Starts from rows of earlier runs."""
+        for run, header in stored.runs.items():
+            self.results.merge(run, header, [row for row in stored.rows if row.run == run])
+        self.results.merge(self.run, self.header, [])
+
+    def knows(self, work: Workload, names: Sequence[str]) -> bool:
+        """Whether all of ``names`` were timed at this size by runs of this very commit and device."""
+        rows = self.results.find("time", DIRECTIONS[self.contest][-1], work.size)
+        here = [self.header[key] for key in ("commit", "dirty", "device")]
+        return not self.header["dirty"] and all(
+            name in rows
+            and [self.results.runs[rows[name].run][key] for key in ("commit", "dirty", "device")] == here
+            for name in names
+        )
+
+    def foreseen_seconds(self, work: Workload, names: Sequence[str]) -> float:
+        """About how long this size will take, from the sizes before it; 0 where there are none."""
+        steps = sum(self._foreseen_step(name, work) for name in names if self._refusal(name, work) is None)
+        return steps * (self.protocol.slow_rounds + 3)
+
+    def _foreseen_step(self, name: str, work: Workload) -> float:
+        before = self._largest_before(name, work)
+        if before is None or before.p50 is None:
+            return 0.0
+        return before.p50 / MILLISECONDS * (work.samples / before.N) ** 2
+
+    def _largest_before(self, name: str, work: Workload) -> Row | None:
+        direction = DIRECTIONS[self.contest][-1]
+        smaller = [
+            row
+            for row in self.results.rows
+            if (row.provider, row.metric, row.direction) == (name, "time", direction)
+            and (row.dtype, row.D) == (work.dtype, work.width)
+            and work.samples > row.N
+        ]
+        return max(smaller, key=lambda row: row.N, default=None)
+
     def _refusal(self, name: str, work: Workload) -> str | None:
         if name in self.wrong:
             return f"disagrees: {self.wrong[name]}"
+        before = self._largest_before(name, work)
+        if before is not None and before.status.startswith("out of memory"):
+            return before.status if ":" in before.status else f"out of memory: already at N = {before.N}"
+        if before is not None and before.status.startswith("skipped: too slow"):
+            return before.status
+        step = self._foreseen_step(name, work)
+        if step > self.longest:
+            return f"skipped: too slow, from N = {work.samples} on about {step:.0f} s a step"
         return self.contestants[name].refuses(work, memory.free_memory())
 
     def _maker(self, name: str, work: Workload) -> Callable[[], Turn]:
@@ -96,16 +149,13 @@ class Sweep:
             return lambda: CallTurn(contestant.make(), work.make(requires_grad=False))
         return lambda: TrainingTurn(contestant.make(), work.make())
 
-    def _time_rows(self, name: str, work: Workload, outcome: Outcome) -> list[Row]:
-        rows = []
-        for direction in DIRECTIONS[self.contest]:
-            figures: dict[str, Any] = {"status": outcome.status}
-            samples = outcome.seconds.get(direction)
-            if samples:
-                low, middle, high = (_rounded(value * MILLISECONDS) for value in quantiles(samples))
-                figures = {"p20": low, "p50": middle, "p80": high, "rounds": len(samples)}
-            rows.append(self._row(name, direction, "time", work, "ms", figures))
-        return rows
+    def _time_row(self, name: str, direction: str, work: Workload, outcome: Outcome) -> Row:
+        figures: dict[str, Any] = {"status": outcome.status}
+        samples = outcome.seconds.get(direction)
+        if samples:
+            low, middle, high = (_rounded(value * MILLISECONDS) for value in quantiles(samples))
+            figures = {"p20": low, "p50": middle, "p80": high, "rounds": len(samples)}
+        return self._row(name, direction, "time", work, "ms", figures)
 
     def _memory_row(self, name: str, work: Workload, peak: Peak) -> Row:
         figures: dict[str, Any] = {"status": peak.status}
@@ -136,7 +186,7 @@ class Sweep:
         self.results.merge(self.run, self.header, rows)
         if self.path is not None:
             stored = Results.load(self.path, self.results.contest)
-            stored.merge(self.run, self.header, self.results.rows)
+            stored.merge(self.run, self.header, [row for row in self.results.rows if row.run == self.run])
             stored.save(self.path)
 
 

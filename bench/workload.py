@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.results import Size
+
 PER_CLASS = 8
 SPREAD = 2.0
 DESCRIPTION = (
@@ -39,9 +41,9 @@ class Workload:
         return rows.requires_grad_(requires_grad), labels
 
     @property
-    def operations(self) -> float:
-        """6 N^2 D: one matrix product forward and two backward, the usual count of a dense pair loss."""
-        return 6.0 * self.samples * self.samples * self.width
+    def size(self) -> Size:
+        """Where its rows stand in a results file."""
+        return Size(self.samples, self.width, self.dtype)
 
     @property
     def gradient_bytes(self) -> int:

@@ -1,5 +1,4 @@
 // The check of torch's C interface under one name; headers before torch 2.11 lack it.
-// message.
 #pragma once
 
 #include <torch/csrc/stable/library.h>

@@ -1,5 +1,8 @@
-"""Tiles of every kernel, by architecture, dtype and width. None was timed on a device yet: they are the ones that
-compile ahead of time without spilling a register and within the device's shared memory (bench/resources.py).
+"""Tiles of every kernel, by architecture, dtype and width; and which form the backward takes.
+
+None of these has been timed on a device yet. They compile ahead of time without a register spilled and within
+the device's shared memory (bench/resources.py prints what each costs), and were chosen by the arithmetic in
+README.md. A tile that was measured says so beside it, with the device.
 """
 
 from __future__ import annotations
@@ -12,36 +15,143 @@ from torch import Tensor
 
 
 class Tile(NamedTuple):
-    """Rows, columns and depth (of D at a time) of a tile, warps of a program, stages of its loads."""
+    """Rows, columns and depth (of D at a time) of a tile, warps of a program, stages of its loads.
+
+    ``registers`` caps those of a thread (0: no cap), so that two programs fit a multiprocessor.
+    """
 
     rows: int
     columns: int
     depth: int
     warps: int
     stages: int
+    registers: int = 0
+
+    def options(self) -> dict[str, int]:
+        """What a launch takes beside the kernel's own arguments."""
+        options = {"num_warps": self.warps, "num_stages": self.stages}
+        return options | {"maxnreg": self.registers} if self.registers else options
 
 
-def power_of_two(n: int, least: int = 16) -> int:
-    """The smallest power of two that is at least ``n`` and ``least``."""
-    return max(least, 1 << (n - 1).bit_length())
+# For each family of devices and kind of product: the widest D of a tile, and the tile; None: of any D.
+Tiles = dict[tuple[str, str], list[tuple[int | None, Tile]]]
+
+# The forward holds its rows where one slab of depth D takes them, else it loads slabs of both sides.
+FORWARD: Tiles = {
+    ("sm_80", "half"): [(None, Tile(128, 128, 64, 8, 3))],
+    ("sm_80", "tf32"): [(None, Tile(128, 64, 32, 8, 3))],
+    ("sm_80", "ieee"): [(None, Tile(128, 64, 32, 8, 2))],
+    ("sm_90", "half"): [
+        (64, Tile(128, 128, 64, 8, 3)),
+        (128, Tile(128, 128, 128, 8, 2, registers=128)),
+        (256, Tile(128, 128, 256, 8, 2)),
+        (None, Tile(128, 256, 64, 8, 3)),
+    ],
+    ("sm_90", "tf32"): [(None, Tile(128, 128, 32, 8, 3))],
+    ("sm_90", "ieee"): [(None, Tile(128, 64, 32, 8, 3))],
+    ("sm_100", "half"): [(None, Tile(128, 128, 64, 8, 3))],
+    ("sm_100", "tf32"): [(None, Tile(128, 64, 32, 8, 3))],
+    ("sm_100", "ieee"): [(None, Tile(128, 64, 32, 8, 2))],
+    ("sm_120", "half"): [(None, Tile(128, 128, 64, 8, 3))],
+    ("sm_120", "tf32"): [(None, Tile(128, 64, 32, 8, 3))],
+    ("sm_120", "ieee"): [(None, Tile(128, 64, 32, 8, 2))],
+    ("gfx942", "half"): [(None, Tile(128, 128, 64, 8, 2))],
+    ("gfx942", "ieee"): [(None, Tile(128, 64, 32, 8, 2))],
+    ("interpreter", "half"): [(None, Tile(32, 16, 64, 4, 1))],
+    ("interpreter", "ieee"): [(None, Tile(32, 16, 64, 4, 1))],
+}
+# Row owners; the depth is always the whole of D. Where D is wider, or no line is here, the blocks take over:
+# sm_120 spills at D 256, gfx942 at 128, and float32 takes twice the memory on chip.
+ROW_OWNER: Tiles = {
+    ("sm_80", "half"): [(128, Tile(128, 64, 0, 8, 2)), (256, Tile(64, 32, 0, 4, 2))],
+    ("sm_90", "half"): [(128, Tile(128, 64, 0, 8, 3)), (256, Tile(128, 64, 0, 8, 2))],
+    ("sm_100", "half"): [(128, Tile(128, 64, 0, 8, 2)), (256, Tile(128, 32, 0, 8, 2))],
+    ("sm_120", "half"): [(128, Tile(128, 64, 0, 8, 2))],
+    ("interpreter", "half"): [(256, Tile(32, 16, 0, 4, 1))],
+    ("interpreter", "ieee"): [(256, Tile(32, 16, 0, 4, 1))],
+}
+BLOCK: Tiles = {
+    ("sm_80", "half"): [(None, Tile(128, 128, 64, 8, 3))],
+    ("sm_80", "tf32"): [(None, Tile(128, 64, 32, 8, 3))],
+    ("sm_80", "ieee"): [(None, Tile(128, 64, 32, 8, 2))],
+    ("sm_90", "half"): [(None, Tile(128, 128, 64, 8, 3))],
+    ("sm_90", "tf32"): [(None, Tile(128, 64, 32, 8, 4))],
+    ("sm_90", "ieee"): [(None, Tile(128, 64, 32, 8, 3))],
+    ("sm_100", "half"): [(None, Tile(128, 128, 64, 8, 3))],
+    ("sm_100", "tf32"): [(None, Tile(128, 64, 32, 8, 3))],
+    ("sm_100", "ieee"): [(None, Tile(128, 64, 32, 8, 2))],
+    ("sm_120", "half"): [(None, Tile(128, 128, 64, 8, 3))],
+    ("sm_120", "tf32"): [(None, Tile(128, 64, 32, 8, 3))],
+    ("sm_120", "ieee"): [(None, Tile(128, 64, 32, 8, 2))],
+    ("gfx942", "half"): [(None, Tile(128, 128, 64, 8, 2))],
+    ("gfx942", "ieee"): [(None, Tile(128, 64, 32, 8, 2))],
+    ("interpreter", "half"): [(None, Tile(16, 32, 64, 4, 1))],
+    ("interpreter", "ieee"): [(None, Tile(16, 32, 64, 4, 1))],
+}
+# Elements on a side of a block of weights, by the bytes of one: 32 MB, or 16 MB in float32, of 50 MB of L2.
+BLOCK_SIDE = {2: 4096, 4: 2048}
 
 
-@functools.cache
-def _device(index: int) -> tuple[str, int]:
-    properties = torch.cuda.get_device_properties(index)
-    if torch.version.hip is not None:
-        return properties.gcnArchName.split(":")[0], properties.multi_processor_count
-    return f"sm_{properties.major}{properties.minor}", properties.multi_processor_count
+def family(arch: str) -> str:
+    """The architecture of the tables whose tiles fit ``arch``."""
+    if arch.startswith("gfx"):
+        return "gfx942"
+    if not arch.startswith("sm_"):
+        return arch
+    number = int(arch.removeprefix("sm_"))
+    if number in (80, 87):
+        return "sm_80"
+    if number == 90:
+        return "sm_90"
+    # the others have about 100 KB of shared memory, as sm_120 has
+    return "sm_100" if 100 <= number < 120 else "sm_120"
 
 
-def arch(tensor: Tensor) -> str:
-    """Architecture that runs kernels on this tensor: "sm_90", "gfx942"; "interpreter" for CPU tensors."""
-    return _device(tensor.device.index)[0] if tensor.is_cuda else "interpreter"
+def _find(tiles: Tiles, arch: str, kind: str, width: int) -> Tile | None:
+    for widest, tile in tiles.get((family(arch), kind), []):
+        if widest is None or width <= widest:
+            return tile
+    return None
 
 
-def processors(tensor: Tensor) -> int:
-    """Multiprocessors of the tensor's device."""
-    return _device(tensor.device.index)[1] if tensor.is_cuda else 1
+def _kind(dtype: torch.dtype, precision: str) -> str:
+    return precision if dtype == torch.float32 else "half"
+
+
+def _shallow(tile: Tile | None, width: int) -> Tile:
+    assert tile is not None
+    return tile._replace(depth=min(tile.depth, power_of_two(width)))
+
+
+def forward_tile(arch: str, dtype: torch.dtype, width: int, precision: str) -> Tile:
+    """Tile of both kernels of the forward."""
+    tile = _shallow(_find(FORWARD, arch, _kind(dtype, precision), width), width)
+    # the mask of a ragged last slab takes the registers that the widest tile has not left
+    return tile._replace(columns=min(tile.columns, 128)) if width % tile.depth else tile
+
+
+def block_tile(arch: str, dtype: torch.dtype, width: int, precision: str) -> Tile:
+    """Tile of the kernel that writes blocks of weights."""
+    return _shallow(_find(BLOCK, arch, _kind(dtype, precision), width), width)
+
+
+def row_owner_tile(arch: str, dtype: torch.dtype, width: int, precision: str) -> Tile | None:
+    """Tile of the row owner; None where the backward goes by blocks."""
+    tile = _find(ROW_OWNER, arch, _kind(dtype, precision), width)
+    return None if tile is None else tile._replace(depth=power_of_two(width))
+
+
+def row_tile(width: int) -> Tile:
+    """Tile of the kernels that visit every row once."""
+    depth = min(power_of_two(width), 1024)
+    return Tile(max(1, 2048 // depth), 1, depth, 4, 3)
+
+
+def block_side(tensor: Tensor, count: int, tile: Tile) -> int:
+    """Side of the blocks of weights for ``count`` rows: a multiple of the tile's, just enough for them."""
+    largest = BLOCK_SIDE[tensor.element_size()] if tensor.is_cuda else 2 * max(tile.rows, tile.columns)
+    step = max(tile.rows, tile.columns)
+    return min(largest, (count + step - 1) // step * step)
 
 
 def column_splits(tensor: Tensor, row_blocks: int, column_tiles: int) -> int:
@@ -50,39 +160,24 @@ def column_splits(tensor: Tensor, row_blocks: int, column_tiles: int) -> int:
     return max(1, min(wanted, column_tiles // 2, 16))
 
 
-def row_tile(width: int) -> Tile:
-    """Tile of the kernels that visit every row once."""
-    depth = min(power_of_two(width), 1024)
-    return Tile(max(1, 2048 // depth), 1, depth, 4, 1)
+def power_of_two(n: int, least: int = 16) -> int:
+    """The smallest power of two that is at least ``n`` and ``least``."""
+    return max(least, 1 << (n - 1).bit_length())
 
 
-def forward_tile(arch: str, dtype: torch.dtype, width: int, precision: str) -> Tile:
-    if arch == "interpreter":
-        return Tile(32, 16, min(power_of_two(width), 64), 4, 1)
-    return Tile(128, 128, min(power_of_two(width), 64), 8, 3)
+def arch(tensor: Tensor) -> str:
+    """Architecture that runs kernels on this tensor, such as "sm_90"; "interpreter" for CPU tensors."""
+    return _device(tensor.device.index)[0] if tensor.is_cuda else "interpreter"
 
 
-def backward_tile(arch: str, dtype: torch.dtype, width: int) -> Tile:
-    if arch == "interpreter":
-        return Tile(32, 16, power_of_two(width), 4, 1)
-    return Tile(128, 64, power_of_two(width), 8, 2)
+def processors(tensor: Tensor) -> int:
+    """Multiprocessors of the tensor's device."""
+    return _device(tensor.device.index)[1] if tensor.is_cuda else 1
 
 
-def block_tile(arch: str, dtype: torch.dtype, width: int, precision: str) -> Tile:
-    if arch == "interpreter":
-        return Tile(16, 32, min(power_of_two(width), 64), 4, 1)
-    return Tile(128, 128, min(power_of_two(width), 64), 8, 3)
-
-
-def block_side(tensor: Tensor, count: int, tile: Tile) -> int:
-    """Side of the blocks of weights: 32 MB of them at most, and no more than there are rows."""
-    if not tensor.is_cuda:
-        return 64
-    largest = 4096 if tensor.element_size() == 2 else 2048
-    step = max(tile.rows, tile.columns)
-    return min(largest, (count + step - 1) // step * step)
-
-
-def row_owner_fits(arch: str, dtype: torch.dtype, width: int) -> bool:
-    """Whether the backward runs as row owner; else by blocks."""
-    return dtype != torch.float32 and width <= 256
+@functools.cache
+def _device(index: int) -> tuple[str, int]:
+    properties = torch.cuda.get_device_properties(index)
+    if torch.version.hip is not None:
+        return properties.gcnArchName.split(":")[0], properties.multi_processor_count
+    return f"sm_{properties.major}{properties.minor}", properties.multi_processor_count

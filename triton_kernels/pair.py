@@ -15,7 +15,7 @@ from fastdml.triton_kernels.rules import PAIR_RULES, PairRuleKernels
 from fastdml.triton_kernels.units import row_gradients, unit_rows
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-# Weights are at most 2 after division by the largest upstream gradient; this keeps them in the range of float16.
+# Divided by the largest upstream gradient, weights are at most 2; this brings them to the top of float16.
 HALF_SCALE = 2.0**14
 
 
@@ -85,7 +85,7 @@ def pair_backward(
     need_anchors: bool,
     need_candidates: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of the anchors and of the candidates, in the dtype and order of the input; empty if not needed."""
+    """Gradients of anchors and of candidates, in the input's dtype and order; empty where not needed."""
     kernels = rule_named(rule)
     anchors = rows.shape[1]
     anchor_units, candidate_units = units[:anchors], units[anchors:]
@@ -101,15 +101,18 @@ def pair_backward(
     anchor_grads: Tensor | None = None
     candidate_grads: Tensor | None = None
     need_candidates = need_candidates and candidates is not None
-    if configs.row_owner_fits(configs.arch(units), units.dtype, units.shape[1]):
+    tile = configs.row_owner_tile(configs.arch(units), units.dtype, units.shape[1], precision)
+    if tile is not None:
         if need_anchors:
             anchor_grads = pair_row_gradients(
-                kernels, constants, anchor_units, candidates, spans[:, :anchors], rows, scales, True, precision
-            )
+                kernels, constants, anchor_units, candidates, spans[:, :anchors], rows, scales,
+                True, tile, precision,
+            )  # fmt: skip
         if need_candidates:
             candidate_grads = pair_row_gradients(
-                kernels, constants, candidate_units, anchor_units, spans[:, anchors:], rows, scales, False, precision
-            )
+                kernels, constants, candidate_units, anchor_units, spans[:, anchors:], rows, scales,
+                False, tile, precision,
+            )  # fmt: skip
     else:
         anchor_grads, candidate_grads = pair_block_gradients(
             kernels, constants, anchor_units, candidates, spans[:, :anchors], rows, scales,
@@ -132,6 +135,6 @@ def _sort(labels: Tensor, order: Tensor) -> Tensor:
 
 
 def _find_spans(labels: Tensor, others: Tensor, spans: Tensor) -> None:
-    """Fills ``spans`` [2, n] with where each of the sorted ``labels`` starts and ends in the sorted ``others``."""
+    """Fills ``spans`` [2, n]: where each of the sorted ``labels`` starts and ends among ``others``."""
     torch.searchsorted(others, labels, out_int32=True, out=spans[0])
     torch.searchsorted(others, labels, out_int32=True, right=True, out=spans[1])

@@ -1,7 +1,8 @@
 """Backward of the pair engine, the row owner: one program sums the gradient of one block of rows.
 
-It recomputes the block's similarities tile by tile and multiplies their weights with the candidates: no atomics,
-no memory beyond the gradient. It carries [BM, D] in registers, so it is for D up to 256; pair_block.py has no limit.
+It recomputes the block's similarities tile by tile and multiplies their weights with the candidates: no
+atomics, no memory beyond the gradient. It carries [BM, D] in registers, so it is for D up to 256; wider ones
+take pair_block.py.
 """
 
 from __future__ import annotations
@@ -37,17 +38,19 @@ def load_numbers(p_row, p_scale, o, stride, GIVES: tl.constexpr):
         t1 = tl.load(p_row + stride + o)
         c0 = tl.load(p_scale + o)
         c1 = tl.load(p_scale + stride + o)
-        return t0, t1, c0, c1
     else:
-        return 0.0, 0.0, 0.0, 0.0
+        t0, t1, c0, c1 = 0.0, 0.0, 0.0, 0.0
+    return t0, t1, c0, c1
 
 
 @triton.jit
 def load_negative_numbers(p_row, p_scale, o, GIVES: tl.constexpr):
     if GIVES:
-        return tl.load(p_row + o), tl.load(p_scale + o)
+        t0 = tl.load(p_row + o)
+        c0 = tl.load(p_scale + o)
     else:
-        return 0.0, 0.0
+        t0, c0 = 0.0, 0.0
+    return t0, c0
 
 
 @triton.jit(do_not_specialize=["n_rows", "n_columns"])
@@ -58,8 +61,8 @@ def pair_row_gradients_kernel(
     OTHER: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    # p_grad [splits, n_rows, D]; p_row [4, anchors] and p_scale [2, anchors] belong to the rows where OWN, to the
-    # columns where OTHER
+    # p_grad [splits, n_rows, D]; p_row [4, anchors] and p_scale [2, anchors] belong to the rows where OWN, to
+    # the columns where OTHER
     i_row = tl.program_id(0) * BM
     o_m = i_row + tl.arange(0, BM)
     m_m = o_m < n_rows
@@ -109,6 +112,7 @@ def pair_row_gradients(
     rows: Tensor,
     scales: Tensor,
     own: bool,
+    tile: configs.Tile,
     precision: str,
 ) -> Tensor:
     """Gradients [parts, n, D], float32, of the unit rows of ``owners``; their sum over the parts is meant.
@@ -120,11 +124,11 @@ def pair_row_gradients(
         rows: [4, anchors], what the forward left of every anchor.
         scales: [2, anchors], scales of negatives and of positives times the upstream gradient.
         own: whether the owners are the anchors; with ``others`` None both sides are.
+        tile: from ``configs.row_owner_tile``.
         precision: what ``tl.dot`` does with float32.
     """
     count, width = owners.shape
     columns = owners if others is None else others
-    tile = configs.backward_tile(configs.arch(owners), owners.dtype, width)
     row_blocks = triton.cdiv(count, tile.rows)
     splits = configs.column_splits(owners, row_blocks, triton.cdiv(columns.shape[0], tile.columns))
     grads = torch.empty(splits, count, width, dtype=torch.float32, device=owners.device)
@@ -133,6 +137,6 @@ def pair_row_gradients(
         IS_POSITIVE=rule.is_positive, POSITIVE_KEPT=rule.positive_kept, NEGATIVE_WEIGHT=rule.negative_weight,
         POSITIVE_WEIGHT=rule.positive_weight, MINES=rule.mines(constants), SELF=others is None,
         OWN=own or others is None, OTHER=not own or others is None, D=width, BM=tile.rows, BN=tile.columns,
-        BD=tile.depth, PRECISION=precision, num_warps=tile.warps, num_stages=tile.stages,
+        BD=tile.depth, PRECISION=precision, **tile.options(),
     )  # fmt: skip
     return grads

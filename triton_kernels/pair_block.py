@@ -1,7 +1,7 @@
 """Backward of the pair engine, blocks: weights of an L2-sized block, then a vendor product with the rows.
 
-For embeddings too wide for the row owner, and for float32. The block of weights stays in the cache between the two,
-each pair of blocks is visited once, and memory is constant beyond the gradients.
+For embeddings too wide for the row owner, and for float32. The block of weights stays in the cache between
+the two, each pair of blocks is visited once, and memory is constant beyond the gradients.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from fastdml.triton_kernels.rules import PairRuleKernels
 from fastdml.triton_kernels.tiles import load_slab, product, stored
 from fastdml.triton_kernels.weights import masked_weights, negative_weights, positive_weights
 
-ROWS_PER_GROUP = tl.constexpr(8)  # row tiles that programs of neighbouring ids share, so that both operands stay in L2
+# Row tiles that programs of neighbouring ids share, so that both operands stay in the cache.
+ROWS_PER_GROUP = tl.constexpr(8)
+PLACES = ["n_rows", "n_columns", "i_row0", "i_column0", "n_block_rows", "n_block_columns"]
 
 
-@triton.jit(do_not_specialize=["n_rows", "n_columns", "i_row0", "i_column0", "n_block_rows", "n_block_columns"])
+@triton.jit(do_not_specialize=PLACES)
 def pair_weights_kernel(
     p_x, p_r, p_start, p_end, p_row, p_scale, p_weight, p, n_rows, n_columns,
     i_row0, i_column0, n_block_rows, n_block_columns,
@@ -87,10 +89,10 @@ def pair_block_gradients(
     need_candidates: bool,
     precision: str,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients [1, N, D] of the anchors' and [1, M, D] of the candidates' unit rows, float32; None where not needed.
+    """Gradients [1, N, D] of the anchors' and [1, M, D] of the candidates' unit rows, float32.
 
-    For self-pairs (``candidates`` None) the first takes both terms and the second is None. The arguments are those
-    of ``pair_row_gradients``, with the spans of the anchors.
+    None where one is not needed. For self-pairs (``candidates`` None) the first takes both terms, the second
+    is None. The arguments are those of ``pair_row_gradients``, with the spans of the anchors.
     """
     self_pairs = candidates is None
     others = anchors if candidates is None else candidates
@@ -117,7 +119,7 @@ def pair_block_gradients(
                 NEGATIVE_WEIGHT=rule.negative_weight, POSITIVE_WEIGHT=rule.positive_weight,
                 MINES=rule.mines(constants), SELF=self_pairs, LD=side, D=width,
                 BM=tile.rows, BN=tile.columns, BK=tile.depth, PRECISION=precision,
-                num_warps=tile.warps, num_stages=tile.stages,
+                **tile.options(),
             )  # fmt: skip
             if grad_anchors is not None:
                 add_product(grad_anchors[row:row_end], block, others[column:column_end])

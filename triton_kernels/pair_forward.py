@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
@@ -94,7 +95,7 @@ def pair_positives_kernel(
     POSITIVE_TERMS: tl.constexpr, FINISH: tl.constexpr, SELF: tl.constexpr, D: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    # p_row [4, n_rows], whose first row holds the negative thresholds already; p_loss in the order of the input
+    # p_row [4, n_rows], whose first row holds the negative thresholds already; p_loss in the input's order
     i_row = tl.program_id(0) * BM
     o_m = i_row + tl.arange(0, BM)
     m_m = o_m < n_rows
@@ -174,18 +175,18 @@ def pair_losses(
     row_values = torch.empty(4, rows, dtype=torch.float32, device=anchors.device)
     losses = torch.empty(rows, dtype=torch.float32, device=anchors.device)
     p = tuple(constants)
-    shapes = {"SELF": candidates is None, "D": width, "BM": tile.rows, "BN": tile.columns, "BK": tile.depth}
-    options = {"PRECISION": precision, "num_warps": tile.warps, "num_stages": tile.stages}
+    shapes: dict[str, Any] = {"SELF": candidates is None, "D": width, "PRECISION": precision}
+    shapes |= {"BM": tile.rows, "BN": tile.columns, "BK": tile.depth}
     pair_negatives_kernel[(row_blocks, splits)](
         anchors, others, spans[0], spans[1], row_values, most, total, p, rows, columns,
         NEGATIVE_THRESHOLD=rule.negative_threshold, IS_POSITIVE=rule.is_positive,
-        NEGATIVE_TERM=rule.negative_term, MINES=rule.mines(constants), **shapes, **options,
+        NEGATIVE_TERM=rule.negative_term, MINES=rule.mines(constants), **shapes, **tile.options(),
     )  # fmt: skip
     pair_positives_kernel[(row_blocks,)](
         anchors, others, spans[0], spans[1], order, norms, poison, most, total, row_values, losses, p,
         rows, columns, splits,
         POSITIVE_THRESHOLD=rule.positive_threshold, IS_POSITIVE=rule.is_positive,
         POSITIVE_KEPT=rule.positive_kept, POSITIVE_TERMS=rule.positive_terms, FINISH=rule.finish,
-        **shapes, **options,
+        **shapes, **tile._replace(registers=0).options(),
     )  # fmt: skip
     return losses, row_values

@@ -1,7 +1,7 @@
 """Device functions that the pair kernels share: tiles of similarities, and which tiles hold positives.
 
-Rows and columns are sorted by label, so the positives of a row block lie in the column tiles [lo, hi). A sweep
-visits the other full tiles first, without a mask, then [lo, hi) and a ragged last tile, with masks.
+Rows and columns are sorted by label, so the positives of a row block lie in the column tiles [lo, hi). A
+sweep visits the other full tiles first, without a mask, then [lo, hi) and a ragged last tile, with masks.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 def product(b_left, b_right, b_acc, PRECISION: tl.constexpr):
     # b_left @ b_right + b_acc in fp32
     if INTERPRETED:
-        return tl.dot(b_left.to(tl.float32), b_right.to(tl.float32), b_acc)
-    else:
-        return tl.dot(b_left, b_right, b_acc, input_precision=PRECISION)
+        b_left = b_left.to(tl.float32)
+        b_right = b_right.to(tl.float32)
+    return tl.dot(b_left, b_right, b_acc, input_precision=PRECISION)
 
 
 @triton.jit
@@ -29,9 +29,8 @@ def stored(b, dtype: tl.constexpr):
         # the interpreter would cut the lower bits off
         b_bits = b.to(tl.uint32, bitcast=True)
         b_round = (b_bits + 0x7FFF + ((b_bits >> 16) & 1)).to(tl.float32, bitcast=True)
-        return tl.where(b == b, b_round, b).to(dtype)
-    else:
-        return b.to(dtype)
+        b = tl.where(b == b, b_round, b)
+    return b.to(dtype)
 
 
 @triton.jit
@@ -73,10 +72,7 @@ def load_slab(p, o_row, i_k, D: tl.constexpr, BK: tl.constexpr):
     # [rows, BK]: columns i_k.. of the rows o_row, which lie within the matrix; zeros beyond D
     o_k = i_k + tl.arange(0, BK)
     p_slab = p + o_row.to(tl.int64)[:, None] * D + o_k[None, :]
-    if D % BK == 0:
-        return tl.load(p_slab)
-    else:
-        return tl.load(p_slab, mask=(o_k < D)[None, :], other=0.0)
+    return tl.load(p_slab) if D % BK == 0 else tl.load(p_slab, mask=(o_k < D)[None, :], other=0.0)
 
 
 @triton.jit
@@ -84,19 +80,13 @@ def load_tile(p_tile, i_k, D: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
     # [BN, BK]: columns i_k.. of BN consecutive rows that all exist
     o_k = tl.arange(0, BK)
     p_slab = p_tile + i_k + (tl.arange(0, BN)[:, None] * D + o_k[None, :])
-    if D % BK == 0:
-        return tl.load(p_slab)
-    else:
-        return tl.load(p_slab, mask=(i_k + o_k < D)[None, :], other=0.0)
+    return tl.load(p_slab) if D % BK == 0 else tl.load(p_slab, mask=(i_k + o_k < D)[None, :], other=0.0)
 
 
 @triton.jit
 def load_resident(p_x, o_m, D: tl.constexpr, BK: tl.constexpr):
     # the row block's own [BM, D] where one slab holds it; unused (and never loaded) where it takes several
-    if BK >= D:
-        return load_slab(p_x, o_m, 0, D, BK)
-    else:
-        return 0.0
+    return load_slab(p_x, o_m, 0, D, BK) if BK >= D else 0.0
 
 
 @triton.jit
@@ -107,13 +97,13 @@ def similarities(
     # [BM, BN] in fp32, for any rows o_m and columns o_n
     if BK >= D:
         b_r = load_slab(p_r, o_n, 0, D, BK)
-        return product(b_x, tl.trans(b_r), None, PRECISION)
+        b_s = product(b_x, tl.trans(b_r), None, PRECISION)
     else:
         b_s = tl.zeros([BM, BN], tl.float32)
         for i_k in range(0, D, BK):
             b_r = load_slab(p_r, o_n, i_k, D, BK)
             b_s = product(load_slab(p_x, o_m, i_k, D, BK), tl.trans(b_r), b_s, PRECISION)
-        return b_s
+    return b_s
 
 
 @triton.jit
@@ -123,13 +113,13 @@ def plain_similarities(
 ):  # fmt: skip
     # [BM, BN] in fp32, for the BN rows from p_tile on, which all exist
     if BK >= D:
-        return product(b_x, tl.trans(load_tile(p_tile, 0, D, BN, BK)), None, PRECISION)
+        b_s = product(b_x, tl.trans(load_tile(p_tile, 0, D, BN, BK)), None, PRECISION)
     else:
         b_s = tl.zeros([BM, BN], tl.float32)
         for i_k in range(0, D, BK):
             b_r = load_tile(p_tile, i_k, D, BN, BK)
             b_s = product(load_slab(p_x, o_m, i_k, D, BK), tl.trans(b_r), b_s, PRECISION)
-        return b_s
+    return b_s
 
 
 @triton.jit

@@ -45,8 +45,8 @@ def row_gradients_kernel(
     p_grad, p_unit, p_norm, p_order, p_unscale, p_out, n_rows, n_parts,
     D: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    # p_out[order[k]] = (g - (g.u) u) / norm with g the sum of the n_parts slices of p_grad [n_parts, n_rows, D],
-    # added in their order; a row too short to be normalised was divided by a constant
+    # p_out[order[k]] = (g - (g.u) u) / norm, g the sum of the slices of p_grad [n_parts, n_rows, D] in their
+    # order; a row too short to be normalised was divided by a constant
     o_m = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
     m_m = o_m < n_rows
     p_row = p_grad + o_m[:, None] * D
@@ -84,11 +84,13 @@ def unit_rows(embeddings: Tensor, order: Tensor, units: Tensor, norms: Tensor) -
     tile = configs.row_tile(width)
     unit_rows_kernel[(triton.cdiv(rows, tile.rows),)](
         embeddings, order, units, norms, rows, embeddings.stride(0), embeddings.stride(1),
-        D=width, BM=tile.rows, BK=tile.depth, num_warps=tile.warps,
+        D=width, BM=tile.rows, BK=tile.depth, **tile.options(),
     )  # fmt: skip
 
 
-def row_gradients(grads: Tensor, units: Tensor, norms: Tensor, order: Tensor, unscale: Tensor | None) -> Tensor:
+def row_gradients(
+    grads: Tensor, units: Tensor, norms: Tensor, order: Tensor, unscale: Tensor | None
+) -> Tensor:
     """Gradients [N, D] of the rows, in the order and dtype of the input.
 
     Args:
@@ -100,6 +102,6 @@ def row_gradients(grads: Tensor, units: Tensor, norms: Tensor, order: Tensor, un
     tile = configs.row_tile(width)
     row_gradients_kernel[(triton.cdiv(rows, tile.rows),)](
         grads, units, norms, order, unscale, out, rows, parts,
-        D=width, BM=tile.rows, BK=tile.depth, num_warps=tile.warps,
+        D=width, BM=tile.rows, BK=tile.depth, **tile.options(),
     )  # fmt: skip
     return out

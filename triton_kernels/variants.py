@@ -1,4 +1,4 @@
-"""Every kernel in its shipped configurations, described for compilation ahead of time, and what ptxas made of it."""
+"""Every kernel in its shipped configurations, described for ahead-of-time compilation, and what it costs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ TARGETS = {
 # Bytes that one program may have on chip.
 SHARED_MEMORY = {"sm_80": 166912, "sm_90": 232448, "sm_100": 232448, "sm_120": 101376, "gfx942": 65536}
 NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
-MINING = (0.0,) * 8 + (1.0, 0.1, 1.0)  # the constants that choose a variant; no kernel is specialised on the others
+# Constants that ask for mining; no kernel is specialised on the others.
+MINING = (*([0.0] * 8), 1.0, 0.1, 1.0)
 
 
 class Variant(NamedTuple):
@@ -43,12 +44,11 @@ class Variant(NamedTuple):
     kernel: Any
     arguments: dict[str, str]
     constants: dict[str, Any]
-    warps: int
-    stages: int
+    options: dict[str, int]
 
 
 class Resources(NamedTuple):
-    """What one program costs: registers and bytes of stack a thread, bytes of shared memory; and the assembly."""
+    """Registers and bytes of stack of a thread, bytes of shared memory of a program, and its assembly."""
 
     registers: int
     stack: int
@@ -73,8 +73,7 @@ def pair_variants(
             "stride_row": "i32",
         },
         {"stride_column": 1, "D": width, "BM": rows.rows, "BK": rows.depth},
-        rows.warps,
-        3,
+        rows.options(),
     )  # fmt: skip
     yield Variant(
         "row_gradients",
@@ -82,10 +81,10 @@ def pair_variants(
         {
             "p_grad": "*fp32", "p_unit": matrix, "p_norm": "*fp32", "p_order": "*i64", "p_out": matrix,
             "n_rows": "i32", "n_parts": "i32",
-        },
-        {"p_unscale": None, "D": width, "BM": rows.rows, "BK": rows.depth},
-        rows.warps,
-        3,
+        } | ({"p_unscale": "*fp32"} if dtype == torch.float16 else {}),
+        {"D": width, "BM": rows.rows, "BK": rows.depth}
+        | ({} if dtype == torch.float16 else {"p_unscale": None}),
+        rows.options(),
     )  # fmt: skip
 
     def product(tile: configs.Tile, depth: str) -> dict[str, Any]:
@@ -95,14 +94,15 @@ def pair_variants(
     yield Variant(
         "pair_negatives",
         pair_negatives_kernel,
-        {"p_x": matrix, "p_r": matrix, **spans, "p_threshold": "*fp32", "p_most": "*fp32", "p_sum": "*fp32", "p": p}
-        | ints,
+        {
+            "p_x": matrix, "p_r": matrix, **spans, "p_threshold": "*fp32", "p_most": "*fp32",
+            "p_sum": "*fp32", "p": p,
+        } | ints,
         {
             "NEGATIVE_THRESHOLD": functions.negative_threshold, "IS_POSITIVE": functions.is_positive,
             "NEGATIVE_TERM": functions.negative_term, "MINES": functions.mines(MINING), "SELF": True,
         } | product(tile, "BK"),
-        tile.warps,
-        tile.stages,
+        tile.options(),
     )  # fmt: skip
     yield Variant(
         "pair_positives",
@@ -116,8 +116,7 @@ def pair_variants(
             "POSITIVE_KEPT": functions.positive_kept, "POSITIVE_TERMS": functions.positive_terms,
             "FINISH": functions.finish, "SELF": True,
         } | product(tile, "BK"),
-        tile.warps,
-        tile.stages,
+        tile._replace(registers=0).options(),
     )  # fmt: skip
     weights = {
         "IS_POSITIVE": functions.is_positive, "POSITIVE_KEPT": functions.positive_kept,
@@ -125,16 +124,15 @@ def pair_variants(
         "MINES": functions.mines(MINING),
     }  # fmt: skip
     numbers = {"p_row": "*fp32", "p_scale": "*fp32"}
-    if configs.row_owner_fits(arch, dtype, width):
-        tile = configs.backward_tile(arch, dtype, width)
+    owner = configs.row_owner_tile(arch, dtype, width, precision)
+    if owner is not None:
         for name, own, other in (("self", True, True), ("anchors", True, False), ("candidates", False, True)):
             yield Variant(
                 f"pair_row_gradients[{name}]",
                 pair_row_gradients_kernel,
                 {"p_x": matrix, "p_r": matrix, **spans, **numbers, "p_grad": "*fp32", "p": p} | ints,
-                weights | {"SELF": own and other, "OWN": own, "OTHER": other} | product(tile, "BD"),
-                tile.warps,
-                tile.stages,
+                weights | {"SELF": own and other, "OWN": own, "OTHER": other} | product(owner, "BD"),
+                owner.options(),
             )
         return
     tile = configs.block_tile(arch, dtype, width, precision)
@@ -145,8 +143,7 @@ def pair_variants(
             pair_weights_kernel,
             {"p_x": matrix, "p_r": matrix, **spans, **numbers, "p_weight": matrix, "p": p} | ints | places,
             weights | {"SELF": own, "LD": 4096} | product(tile, "BK"),
-            tile.warps,
-            tile.stages,
+            tile.options(),
         )
 
 
@@ -169,8 +166,7 @@ def compile_variant(variant: Variant, arch: str) -> Resources:
         if name == "stride_row" or str(given.get(name, "")).startswith("*")
     }
     source = ASTSource(kernel, signature, constants, aligned)
-    options = {"num_warps": variant.warps, "num_stages": variant.stages}
-    compiled = triton.compile(source, target=TARGETS[arch], options=options)
+    compiled = triton.compile(source, target=TARGETS[arch], options=variant.options)
     if arch.startswith("gfx"):
         return _resources_of_amdgcn(compiled.asm["amdgcn"], compiled.metadata.shared)
     registers, stack = _resources_of_cubin(compiled.asm["cubin"])

@@ -11,9 +11,7 @@ import triton.language as tl
 
 
 @triton.jit
-def negative_scales(
-    b_s, b_t0, b_c0, o_t0, o_c0, OWN: tl.constexpr, OTHER: tl.constexpr, MINES: tl.constexpr
-):
+def negative_scales(b_s, b_t0, b_c0, o_t0, o_c0, OWN: tl.constexpr, OTHER: tl.constexpr, MINES: tl.constexpr):
     # [BM, BN]: what the weight of each pair is multiplied with; b_ of the rows [BM], o_ of the columns [BN]
     if OWN:
         b_c = tl.broadcast_to(b_c0[:, None], b_s.shape)
@@ -24,11 +22,10 @@ def negative_scales(
         if MINES:
             o_c = tl.where(b_s > o_t0[None, :], o_c, 0.0)
     if OWN and OTHER:
-        return b_c + o_c
-    elif OWN:
-        return b_c
-    else:
-        return o_c
+        b_c = b_c + o_c
+    elif OTHER:
+        b_c = o_c
+    return b_c
 
 
 @triton.jit

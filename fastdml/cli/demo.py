@@ -9,13 +9,13 @@ from fastdml.training.run import RunDirectory
 
 def demo(
     steps: options.Steps = 400,
-    seconds: options.Seconds = 85.0,
+    seconds: options.Seconds = 75.0,
     seed: options.Seed = 0,
     backend: options.Backend = None,
     device: options.Device = "auto",
     out: options.Out = None,
     overwrite: options.Overwrite = False,
-    panel_seconds: options.PanelSeconds = 14.0,
+    panel_seconds: options.PanelSeconds = 12.0,
     open_report: options.Open = True,
 ) -> None:
     """Train a small embedding on real images with a fused loss, and make a report with pictures.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -12,6 +13,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from fastdml.errors import InputError
+
+_METADATA = "fastdml"  # the key under which metadata stands in a file, as JSON
 
 
 class CheckpointError(InputError):
@@ -40,7 +43,9 @@ def save_tensors(
 ) -> None:
     """Write named tensors and string metadata as safetensors, atomically."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, save(plain, metadata=metadata))
+    # One entry, because several would be written in an arbitrary order: equal weights give equal files.
+    packed = {_METADATA: json.dumps(metadata, sort_keys=True)} if metadata else None
+    write_atomically(path, save(plain, metadata=packed))
 
 
 def save_weights(path: str | Path, model: nn.Module, metadata: dict[str, str] | None = None) -> None:
@@ -53,8 +58,9 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(str(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, dict(file.metadata() or {})
-    except (OSError, SafetensorError) as error:
+            packed = (file.metadata() or {}).get(_METADATA, "{}")
+            return tensors, json.loads(packed)
+    except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{path} must be a readable safetensors file: {error}") from error
 
 

@@ -76,8 +76,8 @@ def measure(
         if not go_on():
             break
         left = 0.65 * seconds - (time.perf_counter() - started)
-        # Dense time grows fourfold with each doubling: stop before a size that cannot be afforded.
-        expected = 4.5 * timed[-1][2] * _ROUNDS[0] if timed else 0.0
+        # Dense time grows fourfold and more with each doubling: stop before what cannot be afforded.
+        expected = 5.0 * timed[-1][2] * (_ROUNDS[0] + 1) if timed else 0.0
         if expected > left:
             break
         share = left * 2.0 ** (position - len(sizes))
@@ -127,7 +127,11 @@ def _interleaved(
     """Median seconds a step of the fused and of the dense form, and the number of rounds."""
     batch = make_batch(size, per_class, dim, device)
     times: dict[str, list[float]] = {backend: [], "reference": []}
-    repeats = {name: max(1, round(_SHORT / _time_steps(loss, name, batch, 2))) for name in times}
+    repeats = {}
+    for name in times:
+        first = _time_steps(loss, name, batch, 1)  # also the warm-up
+        again = first if first > 20 * _SHORT else _time_steps(loss, name, batch, 2)
+        repeats[name] = max(1, round(_SHORT / again))
     started = time.perf_counter()
     rounds = 0
     while rounds < _ROUNDS[0] or (rounds < _ROUNDS[1] and time.perf_counter() - started < seconds):

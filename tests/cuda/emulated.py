@@ -1,7 +1,7 @@
-"""Compiles the kernels of csrc/cuda as plain C++, to be run on the host: the whole cuda backend without a GPU.
+"""Compiles csrc/cuda as plain C++, to be run on the host: the whole cuda backend without a GPU.
 
-Only what touches the device is exchanged, by the headers under emulation/: launches, the current stream and the
-matrix product. Blocks of similarities are made small, so that small batches span several.
+Only what touches the device is exchanged, by the headers under emulation/: launches, the current stream and
+the matrix product. Blocks of similarities are made small, so that small batches span several.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BLOCK_ROWS, BLOCK_COLUMNS = 96, 160
 
 
 def load() -> None:
-    """Registers the emulated cuda operators for tensors on the host; BuildError where no compiler is found."""
+    """Registers the emulated operators for tensors on the host; BuildError where no compiler is found."""
     csrc, found = native.sources(), extension.find_torch()
     assert csrc is not None
     assert found is not None
@@ -57,9 +57,9 @@ def load() -> None:
             "-o",
             output,
         )
-        steps.append(extension.plan.Step(output, (str(source),), command, f"{output}.d"))
+        steps.append(plan.Step(output, (str(source),), command, f"{output}.d"))
     objects = tuple(step.output for step in steps)
     link = (*compiler.command, "-shared", *objects, f"-L{found.lib}", "-ltorch_cpu", "-lc10", "-o", LIBRARY)
     WORK.mkdir(parents=True, exist_ok=True)
-    extension.compile_objects([*steps, extension.plan.Step(LIBRARY, objects, link)], WORK)
+    extension.compile_objects([*steps, plan.Step(LIBRARY, objects, link)], WORK)
     torch.ops.load_library(str(WORK / LIBRARY))

@@ -169,7 +169,9 @@ def test_compiles_as_one_graph(name: str, backend: str) -> None:
     def step(embeddings: Tensor, labels: Tensor, ref: Tensor | None, ref_labels: Tensor | None) -> Tensor:
         return loss(embeddings, labels, miner(embeddings, labels, ref, ref_labels), ref, ref_labels)
 
-    compiled = torch.compile(step, fullgraph=True)
+    # inductor's own code is compiled once: it costs seconds, and the graph is what is tested
+    with_inductor = name == "random" and backend == "cpu"
+    compiled = torch.compile(step, fullgraph=True, backend="inductor" if with_inductor else "aot_eager")
     found = value_and_gradients(
         lambda x, y, _, ref_emb=None, ref_labels=None: compiled(x, y, ref_emb, ref_labels), batch
     )

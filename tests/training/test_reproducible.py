@@ -20,6 +20,7 @@ def test_same_seed_gives_identical_losses_and_weights(run):
     losses, weights = losses_and_weights(first)
     losses_again, weights_again = losses_and_weights(second)
     assert losses == losses_again
+    assert (first / "weights.safetensors").read_bytes() == (second / "weights.safetensors").read_bytes()
     assert weights.keys() == weights_again.keys()
     assert all(torch.equal(weights[name], weights_again[name]) for name in weights)
 

@@ -54,7 +54,10 @@ def test_ctrl_c_on_the_command_line(tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "fastdml", "train", "--steps", "100000", "--out", str(out)]
     command += ["--batch", "16", "--network-width", "4", "--evaluations", "0", "--backend", "reference"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
         log = out / "log.jsonl"
         deadline = time.monotonic() + 90
         while not (log.exists() and log.read_text().count("\n") >= 3):

@@ -1,7 +1,7 @@
 """Kernels run either by the interpreter or compiled, and which is settled when triton is first imported.
 
-Under TRITON_INTERPRET=1 the interpreted tests are collected; else the ahead-of-time tests, and one test that runs the
-interpreted ones in a process of their own.
+Under TRITON_INTERPRET=1 the interpreted tests are collected; else the ahead-of-time tests, and one test that
+runs the interpreted ones in a process of their own.
 """
 
 import os

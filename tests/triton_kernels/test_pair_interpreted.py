@@ -35,7 +35,8 @@ def nan_filled_memory() -> Iterator[None]:
 
 
 def use_form(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
-    monkeypatch.setattr(configs, "row_owner_fits", lambda *_: form == "rows")
+    if form == "blocks":
+        monkeypatch.setattr(configs, "row_owner_tile", lambda *_: None)
 
 
 class Batch(NamedTuple):
@@ -156,7 +157,7 @@ def test_dtypes(monkeypatch: pytest.MonkeyPatch, form: str, refs: int, dtype: to
 def test_float16_takes_any_upstream_gradient(
     monkeypatch: pytest.MonkeyPatch, form: str, exponent: int
 ) -> None:
-    """Gradients of a mean over many anchors would underflow as float16 weights, those of a scaled loss overflow."""
+    """As float16 weights, the gradients of a mean would underflow, those of a scaled loss overflow."""
     use_form(monkeypatch, form)
     batch, rule = make_batch(40, 32), MultiSimilarity(epsilon=0.1)
     base = run_kernels(rule, batch, torch.float16).grad.double()

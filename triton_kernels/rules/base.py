@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 class PairRuleKernels(NamedTuple):
     """A pair rule as device functions; the kernels take each as a compile-time argument.
 
-    ``s`` are similarities, ``p`` the rule's constants (a tuple of float32), and everything else one number for
-    every anchor. Where ``mines`` is false the kernels skip the sweep for the least positive, the maximum over
-    the negatives and every comparison with a threshold of the negatives.
+    ``s`` are similarities, ``p`` the rule's constants (a tuple of float32), and everything else one number
+    for every anchor. Where ``mines`` is false the kernels skip the sweep for the least positive, the maximum
+    over the negatives and every comparison with a threshold of the negatives.
     """
 
     negative_threshold: Any
@@ -27,9 +27,9 @@ class PairRuleKernels(NamedTuple):
     positive_terms: Any
     """(s, positive_threshold, p): what the kept positives add to the two positive sums."""
     finish: Any
-    """(negative_threshold, positive_threshold, negative_sum, positive_sum, second_sum, negatives, positives, p):
-    the loss, then the four rows that the weights read: negative threshold, positive threshold, negative scale,
-    positive scale. ``negatives`` and ``positives`` count the candidates, kept or not."""
+    """(negative_threshold, positive_threshold, negative_sum, positive_sum, second_sum, negatives, positives,
+    p): the loss, then the four rows that the weights read: negative threshold, positive threshold, negative
+    scale, positive scale. ``negatives`` and ``positives`` count the candidates, kept or not."""
     negative_weight: Any
     """(s, p): weight of a kept negative, over its anchor's negative scale."""
     positive_weight: Any

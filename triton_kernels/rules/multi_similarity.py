@@ -1,8 +1,8 @@
 """Multi-Similarity (CVPR 2019, arXiv 1904.06627) as the pair kernels read it.
 
-Constants, in the order of ``MultiSimilarity.constants()`` in fastdml/rules/multi_similarity.py: negative scale,
-offset, shift, 1/beta, positive scale, offset, shift, 1/alpha, mining, epsilon, duplicate. Exponents are in base two:
-``e^{b(S-l) - shift} = 2^{S * scale - offset}``.
+Constants, in the order of ``MultiSimilarity.constants()`` in fastdml/rules/multi_similarity.py: negative
+scale, offset, shift, 1/beta, positive scale, offset, shift, 1/alpha, mining, epsilon, duplicate. Exponents
+are in base two: ``e^{b(S-l) - shift} = 2^{S * scale - offset}``.
 """
 
 from __future__ import annotations
@@ -63,8 +63,9 @@ def log_one_plus(sum, shift):
     # log(1 + x) = log(u) x / (u - 1) with u = 1 + x rounded: exact to the last bits where x is small
     one_plus = 1.0 + sum
     rounded = one_plus - 1.0
-    near_one = tl.where(rounded == 0.0, sum, tl.log(one_plus) * (sum / tl.where(rounded == 0.0, 1.0, rounded)))
-    return tl.where(shift == 0.0, near_one, tl.log(tl.exp(-shift) + sum) + shift)
+    correction = sum / tl.where(rounded == 0.0, 1.0, rounded)
+    unshifted = tl.where(rounded == 0.0, sum, tl.log(one_plus) * correction)
+    return tl.where(shift == 0.0, unshifted, tl.log(tl.exp(-shift) + sum) + shift)
 
 
 @triton.jit

@@ -1,4 +1,5 @@
-// Stands in for csrc/cuda/matrix_product.h: plain loops, summing in the dtype of the product.
+// Stands in for csrc/cuda/matrix_product.h: plain loops, summing in the dtype of the product, in several
+// parts as every fast product does.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -21,12 +22,14 @@ void emulate_product(const ProductTensor &out, const ProductTensor &a, const Pro
     throw std::runtime_error("emulation: shapes of a product do not fit");
   for (int64_t i = 0; i < out.size(0); ++i)
     for (int64_t j = 0; j < out.size(1); ++j) {
-      T &sum = to[i * out.stride(0) + j * out.stride(1)], total = add ? sum : T(0);
+      T &sum = to[i * out.stride(0) + j * out.stride(1)], parts[16] = {add ? sum : T(0)};
       const Input *x = left + i * a.stride(0), *y = right + j * b.stride(1);
       const int64_t x_step = a.stride(1), y_step = b.stride(0), depth = a.size(1);
       for (int64_t k = 0; k < depth; ++k)
-        total += static_cast<T>(x[k * x_step]) * static_cast<T>(y[k * y_step]);
-      sum = total;
+        parts[k % 16] += static_cast<T>(x[k * x_step]) * static_cast<T>(y[k * y_step]);
+      for (int k = 1; k < 16; ++k)
+        parts[0] += parts[k];
+      sum = parts[0];
     }
 }
 

@@ -1,0 +1,115 @@
+"""Loss and gradient of every fused backend on the device, against the reference in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+import fastdml
+from bench.gpu.proof import Setting, require
+from fastdml.backends import reference
+from fastdml.functional import multi_similarity
+from fastdml.rules import MultiSimilarity
+
+Batch = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+EPSILONS = (0.1, None)
+
+
+def accuracy(setting: Setting, backend: str) -> Iterator[tuple[str, Callable[[], str]]]:
+    """Every batch, dtype and kind of mining."""
+    for name in batches(setting):
+        for dtype in setting.dtypes:
+            for epsilon in EPSILONS:
+                yield (
+                    f"{name}, {dtype}, epsilon {epsilon}",
+                    partial(_compare, setting, backend, name, dtype, epsilon),
+                )
+
+
+def batches(setting: Setting) -> dict[str, Callable[[], Batch]]:
+    """Batches by name, float64 on the device: sizes beside the tiles', widths of every kernel, odd classes."""
+    scale = 8 if setting.tiny else 1
+    device = setting.device
+
+    def self_pairs(count: int, width: int, classes: int) -> Batch:
+        return _rows(count, width, device), _labels(count, classes, device), None, None
+
+    def candidates(count: int, others: int, width: int, classes: int) -> Batch:
+        first = self_pairs(count, width, classes)
+        rows = _rows(others, width, device, seed=1)
+        return first[0], first[1], rows, _labels(others, classes, device, seed=1)
+
+    widths = (1, 40, 64) if setting.tiny else (1, 16, 40, 64, 100, 128, 200, 256, 300, 512, 520, 768, 1024)
+    count = 1500 // scale
+    found: dict[str, Callable[[], Batch]] = {
+        f"width {width}": partial(self_pairs, count, width, count // 8) for width in widths
+    }
+    sizes = (2, 33, 129) if setting.tiny else (1, 2, 31, 33, 127, 128, 129, 1000, 2048, 4097)
+    found |= {f"samples {n}": partial(self_pairs, n, 48, max(1, n // 8)) for n in sizes}
+    found |= {
+        "one class": partial(self_pairs, count // 4, 32, 1),
+        "mostly singletons": partial(self_pairs, count, 32, 4 * count),
+        "three classes": partial(self_pairs, count, 32, 3),
+        "candidates": partial(candidates, count // 2, count, 96, count // 8),
+        "few candidates": partial(candidates, count, 5, 32, 4),
+        "few anchors": partial(candidates, 3, count, 512 // scale, 4),
+    }
+    return found
+
+
+def _rows(count: int, width: int, device: str, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(1000 * count + width + seed)
+    # Off centre, so that similarities spread over the range in which mining selects.
+    return (torch.randn(count, width, generator=generator, dtype=torch.float64) + 0.4).to(device)
+
+
+def _labels(count: int, classes: int, device: str, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(count + classes + seed)
+    return torch.randint(classes, (count,), generator=generator).to(device)
+
+
+def _compare(setting: Setting, backend: str, name: str, dtype: str, epsilon: float | None) -> str:
+    embeddings, labels, refs, ref_labels = batches(setting)[name]()
+    # Rounded first: what is judged is the arithmetic, not the rounding of the input.
+    rounded = [None if x is None else x.to(getattr(torch, dtype)) for x in (embeddings, refs)]
+    rule = MultiSimilarity(epsilon=epsilon)
+
+    def dense(rows: Tensor, others: Tensor | None) -> Tensor:
+        return reference.pair_losses(rule, rows, labels, others, ref_labels)
+
+    def fused(rows: Tensor, others: Tensor | None) -> Tensor:
+        with fastdml.use_backend(backend):
+            return multi_similarity(rows, labels, others, ref_labels, epsilon=epsilon, reduction="none")
+
+    truth = _run(dense, [None if x is None else x.double() for x in rounded])
+    same_dtype = _run(dense, rounded)
+    found = _run(fused, rounded)
+    worst = 0.0
+    for what, exact, plain, value in zip(
+        ("loss", "gradient", "ref gradient"), truth, same_dtype, found, strict=False
+    ):
+        allowed = 2 * _distance(plain, exact) + 1e-6 * float(exact.abs().max()) + 1e-14
+        error = _distance(value, exact)
+        require(error <= allowed, f"{what} off by {error:.2e}, allowed {allowed:.2e}")
+        worst = max(worst, error / allowed)
+    return f"error at {worst:.0%} of what is allowed"
+
+
+def _run(loss: Callable[[Tensor, Tensor | None], Tensor], rows: list[Tensor | None]) -> list[Tensor]:
+    leaves = [None if x is None else x.detach().clone().requires_grad_() for x in rows]
+    assert leaves[0] is not None
+    losses = loss(leaves[0], leaves[1])
+    # Upstream gradients that differ from row to row, and are not one.
+    scale = torch.linspace(0.2, 1.7, len(losses), device=losses.device, dtype=losses.dtype)
+    (losses * scale).sum().backward()
+    return [
+        losses.detach().double(),
+        *(x.grad.double() for x in leaves if x is not None and x.grad is not None),
+    ]
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max()) if a.numel() else 0.0

@@ -1,0 +1,114 @@
+"""A check passes, is skipped for a reason, or fails; a proof is the list of what they said."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import machine
+from bench.interleaved import status_of
+from bench.results import write_whole
+from fastdml.backends import registry
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where checks run. ``tiny`` shrinks every size: a CPU, or an interpreter, is then through soon."""
+
+    device: str
+    tiny: bool = False
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device == "cuda"
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """What the fused backends take on this device."""
+        return ("float32", "bfloat16", "float16") if self.on_gpu else ("float32", "bfloat16")
+
+
+class SkippedError(Exception):
+    """Raised by a check that cannot run in this setting."""
+
+
+Check = Callable[[Setting, str], Iterator[tuple[str, Callable[[], str]]]]
+"""Yields, for a setting and a backend, cases: a name, and a function that returns a detail or raises."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one case."""
+
+    check: str
+    backend: str
+    case: str
+    status: str
+    detail: str
+    seconds: float
+
+
+def run_checks(checks: dict[str, Check], setting: Setting, backends: Sequence[str]) -> list[Verdict]:
+    """Runs every case of every check on every backend; a failure stops nothing, and is printed."""
+    verdicts = []
+    for backend in backends:
+        why = registry.reason_against(backend)
+        for name, check in checks.items():
+            if why is not None:
+                verdicts.append(_say(Verdict(name, backend, "", "absent", why, 0.0)))
+                continue
+            verdicts += [
+                _say(_run_case(name, backend, case, action)) for case, action in check(setting, backend)
+            ]
+    return verdicts
+
+
+def _run_case(check: str, backend: str, case: str, action: Callable[[], str]) -> Verdict:
+    begun = time.perf_counter()
+    try:
+        status, detail = "passed", action()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+    except SkippedError as reason:
+        status, detail = "skipped", str(reason)
+    except AssertionError as error:
+        status, detail = "FAILED", str(error)
+    except Exception as error:
+        status, detail = "FAILED", status_of(error)
+    return Verdict(check, backend, case, status, detail, round(time.perf_counter() - begun, 3))
+
+
+def _say(verdict: Verdict) -> Verdict:
+    print(
+        f"{verdict.status:<8} {verdict.check:<10} {verdict.backend:<9} {verdict.case}  {verdict.detail}",
+        flush=True,
+    )
+    return verdict
+
+
+def save(verdicts: Sequence[Verdict], device: str, path: Path) -> None:
+    """Writes the proof as JSON, with commit, versions and device in every row."""
+    header = machine.describe(device)
+    where = {key: header[key] for key in ("device", "commit", "dirty", "date", "fastdml", "torch", "triton")}
+    rows = ",\n".join(f"  {json.dumps({**asdict(verdict), **where})}" for verdict in verdicts)
+    head = json.dumps({"schema": 1, "contest": "gpu_proof", "header": header}, indent=1)
+    write_whole(path, f'{head[:-2]},\n "rows": [\n{rows}\n ]\n}}\n')
+
+
+def relative_error(found: torch.Tensor, truth: torch.Tensor) -> float:
+    """``|found - truth| / |truth|``, in float64; NaN passes no comparison."""
+    found, truth = found.double(), truth.double()
+    scale = float(truth.norm())
+    return float((found - truth).norm()) / scale if scale else float(found.norm())
+
+
+def require(condition: Any, message: str) -> None:
+    """A named failure."""
+    if not condition:
+        raise AssertionError(message)

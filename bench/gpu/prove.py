@@ -1,0 +1,56 @@
+"""Proves on a device what the tests prove without one: ``python -m bench.gpu.prove --out proof.json``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.gpu.accuracy import accuracy
+from bench.gpu.behaviour import autocast, compiled, graph, repeat, stream, sync
+from bench.gpu.overflow import overflow
+from bench.gpu.proof import Check, Setting, run_checks, save
+
+CHECKS: dict[str, Check] = {
+    "repeat": repeat,
+    "stream": stream,
+    "graph": graph,
+    "sync": sync,
+    "compile": compiled,
+    "autocast": autocast,
+    "accuracy": accuracy,
+    "overflow": overflow,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the checks; 0 where none failed."""
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu.prove", description=__doc__)
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--backends", default="", help="such as triton,cuda; default: all of the device")
+    parser.add_argument("--checks", default=",".join(CHECKS), help=f"default: {','.join(CHECKS)}")
+    parser.add_argument(
+        "--tiny", action="store_true", help="small sizes, to see that the checks themselves run"
+    )
+    parser.add_argument("--out", type=Path, help="write the proof here, as JSON")
+    options = parser.parse_args(arguments)
+    names = options.checks.split(",")
+    unknown = sorted(set(names) - set(CHECKS))
+    if unknown:
+        parser.error(f"--checks must be among {', '.join(CHECKS)}, got {', '.join(unknown)}")
+    backends = options.backends or ("triton,cuda" if options.device == "cuda" else "cpu")
+    verdicts = run_checks(
+        {name: CHECKS[name] for name in names}, Setting(options.device, options.tiny), backends.split(",")
+    )
+    counted = Counter(verdict.status for verdict in verdicts)
+    print(", ".join(f"{count} {status}" for status, count in sorted(counted.items())))
+    if options.out is not None:
+        save(verdicts, options.device, options.out)
+    # A backend that cannot run at all proves nothing.
+    return 1 if counted["FAILED"] or counted["absent"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
