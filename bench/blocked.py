@@ -79,5 +79,5 @@ def _kept_terms(similarity: Tensor, same: Tensor, own: Tensor, limits: Tensor) -
     """``e^{-alpha (S - base)}`` on mined positives, ``e^{beta (S - base)}`` on mined negatives, else 0."""
     least, most = limits[0, :, None], limits[1, :, None]
     kept = torch.where(same, similarity - EPSILON < most, similarity + EPSILON > least) & ~own
-    terms = torch.where(same, -ALPHA, BETA).mul_(similarity - BASE).exp_()
+    terms = (similarity - BASE).mul_(torch.where(same, -ALPHA, BETA)).exp_()
     return terms.masked_fill_(~kept, 0)

@@ -21,7 +21,7 @@ class Ceiling:
 
     Args:
         amount: what one action gets done, in ``unit`` times seconds.
-        make: makes the action. Its buffers live for one sample only: they must take no memory from contestants.
+        make: makes the action, whose buffers live for one sample: they would take memory from contestants.
     """
 
     def __init__(self, name: str, unit: str, amount: float, make: Callable[[], Action], device: str) -> None:

@@ -19,6 +19,8 @@ from bench.retrieval_peers import check_recall, retrieval_contestants
 from bench.sweep import Sweep
 from bench.workload import Workload
 
+QUICK = 8192
+"""The largest N, on a CPU, at which a short run waits for contestants that hold all pairs."""
 SWEEPS = pytest.StashKey[list[Sweep]]()
 
 
@@ -80,8 +82,11 @@ def _sweep(
     tiny = config.getoption("--bench-tiny")
     ceilings = cpu_ceilings(256 if tiny else 2048) if device == "cpu" else cuda_ceilings()
     path = config.getoption("--bench-results") / machine.slug(device) / f"{contest}_{name}.json"
+    quick = None if config.getoption("--bench-full") or device == "cuda" else QUICK
     protocol = TINY if tiny else Protocol()
-    sweep = Sweep(contest, name, device, contestants, wrong, ceilings, protocol, None if tiny else path)
+    sweep = Sweep(
+        contest, name, device, contestants, wrong, ceilings, protocol, None if tiny else path, quick=quick
+    )
     config.stash[SWEEPS].append(sweep)
     return sweep
 

@@ -81,7 +81,11 @@ class Results:
     def merge(self, run: str, header: dict[str, Any], rows: Iterable[Row]) -> None:
         """Takes in a run: its rows replace those of the same key; others stay, with their run's header."""
         self.runs[run] = header
-        self._rows.update({row.key: row for row in rows})
+        for row in rows:
+            held = self._rows.get(row.key)
+            # What a shorter run left out, a longer one may have measured.
+            if held is None or held.p50 is None or not row.status.startswith("skipped"):
+                self._rows[row.key] = row
         used = {row.run for row in self._rows.values()} | {run}
         self.runs = {name: header for name, header in self.runs.items() if name in used}
 

@@ -30,6 +30,7 @@ class Sweep:
         ceilings: rates of the device, sampled once for every size.
         path: the results file, or None: nothing is written.
         longest: seconds a step beyond which a contestant is not tried, foreseen from the sizes before.
+        quick: the largest N, in a short run, for contestants that hold all N^2 pairs.
     """
 
     def __init__(
@@ -43,11 +44,12 @@ class Sweep:
         protocol: Protocol,
         path: Path | None,
         longest: float = float("inf"),
+        quick: int | None = None,
     ) -> None:
         self.contest, self.device = contest, device
         self.contestants = {contestant.name: contestant for contestant in contestants}
         self.wrong, self.ceilings, self.protocol = wrong, ceilings, protocol
-        self.path, self.longest = path, longest
+        self.path, self.longest, self.quick = path, longest, quick
         self.header = {
             **machine.describe(device),
             "protocol": str(protocol),
@@ -141,7 +143,11 @@ class Sweep:
         step = self._foreseen_step(name, work)
         if step > self.longest:
             return f"skipped: too slow, from N = {work.samples} on about {step:.0f} s a step"
-        return self.contestants[name].refuses(work, memory.free_memory())
+        contestant = self.contestants[name]
+        why = contestant.refuses(work, memory.free_memory())
+        if why is None and self.quick is not None and contestant.bytes_a_pair and work.samples > self.quick:
+            return f"skipped: holds all pairs, above N = {self.quick} only in a full run"
+        return why
 
     def _maker(self, name: str, work: Workload) -> Callable[[], Turn]:
         contestant = self.contestants[name]

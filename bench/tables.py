@@ -23,6 +23,8 @@ NAMES = {
 }
 SPREAD = 0.02
 """A rival that is at most this much faster is as fast: two runs of one thing differ by more."""
+RESOLUTION = 1.0
+"""Megabytes: what the resident set of a process cannot tell apart."""
 
 
 def ours(rows: Mapping[str, Row]) -> Row | None:
@@ -62,6 +64,8 @@ def defeats(results: Results, metric: str = "time") -> list[Defeat]:
                 continue
             for row in rivals(rows):
                 ratio = (row.p50 or 0.0) / own.p50
+                if metric == "memory" and own.p50 - (row.p50 or 0.0) < RESOLUTION:
+                    continue
                 if comparable(own, row) and ratio < 1 - SPREAD:
                     found.append(Defeat(metric, direction, size, row.provider, ratio))
     return found
@@ -92,7 +96,7 @@ def tell_defeats(results: Results) -> list[str]:
             worst = min(defeat.ratio for defeat in group)
             sentences.append(
                 f"{NAMES.get(rival, rival)} is {better} than fastdml at N = {sizes} "
-                f"({direction}, D = {width}, {dtype}; at most {1 / worst:.2g} times)."
+                f"({direction}, D = {width}, {dtype}; at most {1 / max(worst, 1e-3):.2g} times)."
             )
     return sentences
 
@@ -148,6 +152,7 @@ def short_status(status: str) -> str:
         ("absent", "not installed"),
         ("skipped: too slow", "too slow"),
         ("skipped: needs", "does not fit"),
+        ("skipped: holds", "not run"),
         ("skipped", "skipped"),
         ("disagrees", "wrong"),
     ):

@@ -61,9 +61,9 @@ FORWARD: Tiles = {
     ("interpreter", "ieee"): [(None, Tile(32, 16, 64, 4, 1))],
 }
 # Row owners; the depth is always the whole of D. Where D is wider, or no line is here, the blocks take over:
-# sm_120 spills at D 256, gfx942 at 128, and float32 takes twice the memory on chip.
+# sm_80 and sm_120 spill at D 256, gfx942 at 128, and float32 takes twice the memory on chip.
 ROW_OWNER: Tiles = {
-    ("sm_80", "half"): [(128, Tile(128, 64, 0, 8, 2)), (256, Tile(64, 32, 0, 4, 2))],
+    ("sm_80", "half"): [(128, Tile(128, 64, 0, 8, 2))],
     ("sm_90", "half"): [(128, Tile(128, 64, 0, 8, 3)), (256, Tile(128, 64, 0, 8, 2))],
     ("sm_100", "half"): [(128, Tile(128, 64, 0, 8, 2)), (256, Tile(128, 32, 0, 8, 2))],
     ("sm_120", "half"): [(128, Tile(128, 64, 0, 8, 2))],
@@ -124,10 +124,16 @@ def _shallow(tile: Tile | None, width: int) -> Tile:
 
 
 def forward_tile(arch: str, dtype: torch.dtype, width: int, precision: str) -> Tile:
-    """Tile of both kernels of the forward."""
+    """Tile of the sweep over the negatives."""
     tile = _shallow(_find(FORWARD, arch, _kind(dtype, precision), width), width)
     # the mask of a ragged last slab takes the registers that the widest tile has not left
     return tile._replace(columns=min(tile.columns, 128)) if width % tile.depth else tile
+
+
+def positive_tile(arch: str, dtype: torch.dtype, width: int, precision: str) -> Tile:
+    """Tile of the sweep over the positives: of the same depth, and no wider than a short range is worth."""
+    tile = forward_tile(arch, dtype, width, precision)
+    return tile._replace(columns=min(tile.columns, 128), registers=0)
 
 
 def block_tile(arch: str, dtype: torch.dtype, width: int, precision: str) -> Tile:

@@ -129,8 +129,8 @@ def pair_backward(
 
 def _sort(labels: Tensor, order: Tensor) -> Tensor:
     """Labels in ascending order; equal ones keep theirs. Fills ``order`` with the input row of each."""
-    values, indices = torch.sort(labels, stable=True)
-    order.copy_(indices)
+    values = torch.empty_like(labels)
+    torch.sort(labels, stable=True, out=(values, order))
     return values
 
 

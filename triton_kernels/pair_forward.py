@@ -175,18 +175,19 @@ def pair_losses(
     row_values = torch.empty(4, rows, dtype=torch.float32, device=anchors.device)
     losses = torch.empty(rows, dtype=torch.float32, device=anchors.device)
     p = tuple(constants)
-    shapes: dict[str, Any] = {"SELF": candidates is None, "D": width, "PRECISION": precision}
-    shapes |= {"BM": tile.rows, "BN": tile.columns, "BK": tile.depth}
+    fixed: dict[str, Any] = {"SELF": candidates is None, "D": width, "PRECISION": precision}
     pair_negatives_kernel[(row_blocks, splits)](
         anchors, others, spans[0], spans[1], row_values, most, total, p, rows, columns,
         NEGATIVE_THRESHOLD=rule.negative_threshold, IS_POSITIVE=rule.is_positive,
-        NEGATIVE_TERM=rule.negative_term, MINES=rule.mines(constants), **shapes, **tile.options(),
+        NEGATIVE_TERM=rule.negative_term, MINES=rule.mines(constants),
+        BM=tile.rows, BN=tile.columns, BK=tile.depth, **fixed, **tile.options(),
     )  # fmt: skip
-    pair_positives_kernel[(row_blocks,)](
+    tile = configs.positive_tile(configs.arch(anchors), anchors.dtype, width, precision)
+    pair_positives_kernel[(triton.cdiv(rows, tile.rows),)](
         anchors, others, spans[0], spans[1], order, norms, poison, most, total, row_values, losses, p,
         rows, columns, splits,
         POSITIVE_THRESHOLD=rule.positive_threshold, IS_POSITIVE=rule.is_positive,
         POSITIVE_KEPT=rule.positive_kept, POSITIVE_TERMS=rule.positive_terms, FINISH=rule.finish,
-        **shapes, **tile._replace(registers=0).options(),
+        BM=tile.rows, BN=tile.columns, BK=tile.depth, **fixed, **tile.options(),
     )  # fmt: skip
     return losses, row_values

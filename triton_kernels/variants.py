@@ -42,7 +42,7 @@ class Variant(NamedTuple):
 
     name: str
     kernel: Any
-    arguments: dict[str, str]
+    arguments: dict[str, Any]
     constants: dict[str, Any]
     options: dict[str, int]
 
@@ -62,8 +62,8 @@ def pair_variants(
     """The pair engine's kernels for embeddings [N, width] of ``dtype``."""
     functions = PAIR_RULES[rule]
     matrix, p = f"*{NAMES[dtype]}", ("fp32",) * len(MINING)
-    ints = {"n_rows": "i32", "n_columns": "i32"}
-    spans = {"p_start": "*i32", "p_end": "*i32"}
+    ints: dict[str, Any] = {"n_rows": "i32", "n_columns": "i32"}
+    spans: dict[str, Any] = {"p_start": "*i32", "p_end": "*i32"}
     rows = configs.row_tile(width)
     yield Variant(
         "unit_rows",
@@ -104,6 +104,7 @@ def pair_variants(
         } | product(tile, "BK"),
         tile.options(),
     )  # fmt: skip
+    tile = configs.positive_tile(arch, dtype, width, precision)
     yield Variant(
         "pair_positives",
         pair_positives_kernel,
@@ -116,7 +117,7 @@ def pair_variants(
             "POSITIVE_KEPT": functions.positive_kept, "POSITIVE_TERMS": functions.positive_terms,
             "FINISH": functions.finish, "SELF": True,
         } | product(tile, "BK"),
-        tile._replace(registers=0).options(),
+        tile.options(),
     )  # fmt: skip
     weights = {
         "IS_POSITIVE": functions.is_positive, "POSITIVE_KEPT": functions.positive_kept,

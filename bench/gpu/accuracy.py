@@ -30,7 +30,7 @@ def accuracy(setting: Setting, backend: str) -> Iterator[tuple[str, Callable[[],
 
 
 def batches(setting: Setting) -> dict[str, Callable[[], Batch]]:
-    """Batches by name, float64 on the device: sizes beside the tiles', widths of every kernel, odd classes."""
+    """Batches by name, float64 on the device: sizes beside the tiles', widths of all kernels, odd classes."""
     scale = 8 if setting.tiny else 1
     device = setting.device
 

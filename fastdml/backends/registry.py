@@ -19,12 +19,12 @@ from fastdml.errors import BackendError
 
 BACKENDS = ("triton", "cuda", "cpu", "reference")
 
-_GPU_DTYPES = frozenset((torch.float16, torch.bfloat16, torch.float32))
-_CPU_DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16))
+_SINGLE_AND_HALVES = frozenset((torch.float16, torch.bfloat16, torch.float32))
+_WITH_DOUBLE = _SINGLE_AND_HALVES | {torch.float64}
 
 # Tried in this order where none was asked for; the reference runs what none of them does.
 _AUTOMATIC: dict[str, tuple[str, ...]] = {"cuda": ("triton", "cuda"), "cpu": ("cpu",)}
-_DTYPES = {"triton": _GPU_DTYPES, "cuda": _GPU_DTYPES, "cpu": _CPU_DTYPES}
+_DTYPES = {"triton": _SINGLE_AND_HALVES, "cuda": _WITH_DOUBLE, "cpu": _WITH_DOUBLE}
 _DEVICES: dict[str, tuple[str, ...]] = {"triton": ("cuda",), "cuda": ("cuda",), "cpu": ("cpu",)}
 
 _asked: str | None = os.environ.get("FASTDML_BACKEND", "").strip().lower() or None

@@ -6,6 +6,7 @@ losses, all that the backward reads:
 ==========  ==============  ==============================================================================
 ``losses``  [N]             loss of every anchor, in the order of the input, accumulator dtype
 ``units``   [N + M, D]      unit rows sorted by label, anchors first, then candidates; M = 0 for self-pairs
+                            (cuda scales 16-bit rows by a power of two instead, which rounds nothing)
 ``norms``   [N + M]         their L2 norms before normalisation, accumulator dtype
 ``order``   [N + M], int64  the input row of every sorted row, counted within anchors or candidates
 ``spans``   [2, N + M],     start and end of the positives of every sorted row: among the sorted candidates

@@ -140,14 +140,14 @@ def test_every_remainder_of_a_block(rows: int, device: str) -> None:
 
 @pytest.mark.parametrize("size", [2.0**-30, 2.0**12])
 def test_half_gradients_of_any_size(size: float, device: str) -> None:
-    """Weights are kept in fp16: neither a mean over the batch nor a loss scale may over- or underflow them."""
+    """Weights are kept in fp16: neither a mean over the batch nor a loss scale may take them out of it."""
     batch = place(make_batch("random").to(torch.float16), device)
     upstream = torch.rand(100, dtype=torch.float64) + 0.1
     wanted = losses_and_gradients(RULES["mined"], batch, upstream)[1].double()
     rule = RULES["mined"].name, RULES["mined"].constants()
     losses, units, norms, *rest = torch.ops.fastdml.pair_forward_cuda(*batch, *rule, True)
-    # What the output, in fp16, could not show of such gradients is undone by norms that are as much smaller or
-    # larger; powers of two change nothing else.
+    # What the output, in fp16, could not show of such gradients is undone by norms that are as much smaller
+    # or larger; powers of two change nothing else.
     found = torch.ops.fastdml.pair_backward_cuda(
         (upstream * size).to(losses), units, norms * size, *rest, *rule, True, False
     )[0]

@@ -254,11 +254,15 @@ def test_no_candidates_give_a_differentiable_zero(backend: str) -> None:
     assert torch.equal(gradient, torch.zeros(4, 8))
 
 
-def test_float16_on_the_cpu_runs_on_the_reference() -> None:
-    batch = make_batch("random").to(torch.float16)
-    value = MultiSimilarityLoss()(*batch[:2])
-    assert value.dtype == torch.float16
-    assert value.isfinite()
+@pytest.mark.skipif("cpu" not in BACKENDS, reason="no native extension here")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_embeddings_give_a_float32_loss_and_half_gradients(dtype: torch.dtype) -> None:
+    batch = make_batch("random").to(dtype)
+    value, gradient = value_and_gradients(MultiSimilarityLoss(), batch)
+    exact, exact_gradient = value_and_gradients(MultiSimilarityLoss(), batch.to(torch.float32))
+    assert (value.dtype, gradient.dtype) == (torch.float32, dtype)
+    torch.testing.assert_close(value, exact)
+    torch.testing.assert_close(gradient, exact_gradient.to(dtype))
 
 
 def test_modules_copy_pickle_and_print() -> None:

@@ -41,8 +41,7 @@ def keys() -> Iterator[Key]:
         group(arch, half, 128, (*UNITS, "pair_negatives", ROWS[0], ROWS[2]))
         group(arch, half, 512, ("pair_negatives", "pair_weights[self]"))
         group(arch, single, 128, ("pair_weights[self]",))
-    for arch in ("sm_80", "sm_100"):
-        group(arch, half, 256, (ROWS[0],))
+    group("sm_100", half, 256, (ROWS[0],))
     group("gfx942", half, 128, (*UNITS, *FORWARD, *BLOCKS))
     group("gfx942", half, 512, ("pair_negatives", "pair_weights[self]"))
     group("gfx942", single, 128, ("pair_negatives", "pair_weights[self]"))
