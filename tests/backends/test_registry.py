@@ -72,7 +72,7 @@ def test_a_veto_comes_before_probing_the_machine(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(registry, "reason_against", probe)
     monkeypatch.setattr(registry, "_asked", None)
     assert select("cpu", torch.float32, lambda name: "vetoed").name == "reference"
-    assert select("cpu", torch.float16).name == "reference"
+    assert select("cpu", torch.complex64).name == "reference"
     assert select("meta", torch.float32).name == "reference"
     with use_backend("reference"):
         assert select("cpu", torch.float32).name == "reference"
@@ -89,8 +89,8 @@ def test_asked_for_and_impossible_is_an_error_that_says_what_can(machine: dict[s
         )
         with pytest.raises(fastdml.BackendError, match=r"not run on cpu tensors\. What can: cpu, ref"):
             select("cpu", torch.float32)
-    with use_backend("cpu"), pytest.raises(fastdml.BackendError, match=r"does not take torch\.float16"):
-        select("cpu", torch.float16)
+    with use_backend("cpu"), pytest.raises(fastdml.BackendError, match=r"does not take torch\.complex64"):
+        select("cpu", torch.complex64)
 
 
 def test_triton_runs_cpu_tensors_only_interpreted_and_asked_for(
