@@ -1,13 +1,13 @@
 """Multi-Similarity with mining as a good user would write it in plain PyTorch: exact, and never N x N.
 
-Row blocks of similarities, recomputed in the backward. One exponential serves positives and negatives, for a
-pair is never both; no sum can overflow, for |S| <= 1.
+Row blocks of similarities, recomputed in the backward. Positives are few, so they are picked out; what is no
+mined negative becomes -infinity, whose exponential is 0. No sum can overflow, for |S| <= 1.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,33 +30,40 @@ class _BlockedLosses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, unit: Tensor, labels: Tensor) -> Tensor:
         # Per row: least similar positive, most similar negative, 1 + sum over kept positives, over negatives.
-        rows = torch.empty(4, len(unit), dtype=torch.float32, device=unit.device)
-        if unit.dtype == torch.float64:
-            rows = rows.double()
+        dtype = unit.dtype if unit.dtype == torch.float64 else torch.float32
+        least = torch.full((len(unit),), math.inf, dtype=dtype, device=unit.device)
+        most, pulls, pushes = torch.empty_like(least), torch.ones_like(least), torch.ones_like(least)
         for block in _blocks(unit):
-            similarity, same, own = _compare(unit, labels, block)
-            rows[0, block] = similarity.masked_fill(~same | own, math.inf).amin(dim=1)
-            rows[1, block] = similarity.masked_fill(same, -math.inf).amax(dim=1)
-            terms = _kept_terms(similarity, same, own, rows[:2, block])
-            positives = terms.masked_fill(~same, 0).sum(dim=1)
-            rows[2, block] = 1 + positives
-            rows[3, block] = 1 + terms.masked_fill_(same, 0).sum(dim=1)
-        ctx.save_for_backward(unit, labels, rows)
-        return rows[2].log() / ALPHA + rows[3].log() / BETA
+            found = _compare(unit, labels, block, dtype)
+            least[block].scatter_reduce_(0, found.rows, found.positives, "amin")
+            most[block] = found.negatives.amax(dim=1)
+            pulls[block].index_add_(0, found.rows, _positive_terms(found, most[block]))
+            pushes[block] += _negative_terms(found, least[block]).sum(dim=1)
+        ctx.save_for_backward(unit, labels, least, most, pulls, pushes)
+        return pulls.log() / ALPHA + pushes.log() / BETA
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        unit, labels, rows = ctx.saved_tensors
-        result = torch.zeros_like(unit, dtype=rows.dtype)
+        unit, labels, least, most, pulls, pushes = ctx.saved_tensors
+        pull, push = -grads[0] / pulls, grads[0] / pushes
+        result = torch.zeros_like(unit, dtype=least.dtype)
         for block in _blocks(unit):
-            similarity, same, own = _compare(unit, labels, block)
-            weights = _kept_terms(similarity, same, own, rows[:2, block])
-            pull = (-grads[0] / rows[2])[block, None]
-            push = (grads[0] / rows[3])[block, None]
-            weights = (weights * torch.where(same, pull, push)).to(unit.dtype)
+            found = _compare(unit, labels, block, least.dtype)
+            weights = _negative_terms(found, least[block]).mul_(push[block, None])
+            weights[found.rows, found.columns] = _positive_terms(found, most[block]) * pull[block][found.rows]
+            weights = weights.to(unit.dtype)
             result[block] += weights @ unit
             result += weights.T @ unit[block]
         return result.to(unit.dtype), None
+
+
+class _Compared(NamedTuple):
+    """Rows of a block against all: positives by place and value; similarities of negatives, else -inf."""
+
+    rows: Tensor
+    columns: Tensor
+    positives: Tensor
+    negatives: Tensor
 
 
 def _blocks(unit: Tensor) -> list[slice]:
@@ -65,19 +72,23 @@ def _blocks(unit: Tensor) -> list[slice]:
     return [slice(start, min(start + rows, count)) for start in range(0, count, rows)]
 
 
-def _compare(unit: Tensor, labels: Tensor, block: slice) -> tuple[Tensor, Tensor, Tensor]:
-    """Similarities of a block's rows to all, and masks: of one class, and of one row with itself."""
-    similarity = unit[block] @ unit.T
-    if similarity.dtype != torch.float64:
-        similarity = similarity.float()
+def _compare(unit: Tensor, labels: Tensor, block: slice, dtype: torch.dtype) -> _Compared:
+    similarity = (unit[block] @ unit.T).to(dtype)
     same = labels[block, None] == labels[None, :]
-    index = torch.arange(len(unit), device=unit.device)
-    return similarity, same, index[block, None] == index[None, :]
+    rows, columns = same.nonzero(as_tuple=True)
+    positives = similarity[rows, columns]
+    similarity[rows, columns] = -math.inf
+    others = columns != rows + block.start
+    return _Compared(rows[others], columns[others], positives[others], similarity)
 
 
-def _kept_terms(similarity: Tensor, same: Tensor, own: Tensor, limits: Tensor) -> Tensor:
-    """``e^{-alpha (S - base)}`` on mined positives, ``e^{beta (S - base)}`` on mined negatives, else 0."""
-    least, most = limits[0, :, None], limits[1, :, None]
-    kept = torch.where(same, similarity - EPSILON < most, similarity + EPSILON > least) & ~own
-    terms = (similarity - BASE).mul_(torch.where(same, -ALPHA, BETA)).exp_()
-    return terms.masked_fill_(~kept, 0)
+def _positive_terms(found: _Compared, most: Tensor) -> Tensor:
+    """``e^{-alpha (S - base)}`` of the mined positives, 0 of the others."""
+    dropped = found.positives - EPSILON >= most[found.rows]
+    return (-ALPHA * (found.positives - BASE)).exp_().masked_fill_(dropped, 0)
+
+
+def _negative_terms(found: _Compared, least: Tensor) -> Tensor:
+    """``e^{beta (S - base)}`` of the mined negatives, 0 of the others."""
+    mined = found.negatives > (least - EPSILON)[:, None]
+    return torch.where(mined, found.negatives, -math.inf).mul_(BETA).sub_(BETA * BASE).exp_()

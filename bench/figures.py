@@ -71,7 +71,7 @@ def draw(rows: Sequence[Row], metric: str, theme: str, path: Path) -> None:
         {"svg.hashsalt": "fastdml", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
     ):
         figure = Figure(figsize=(WIDTH, HEIGHT))
-        figure.subplots_adjust(left=0.085, right=0.81, top=0.9, bottom=0.125)
+        figure.subplots_adjust(left=0.085, right=0.775, top=0.9, bottom=0.125)
         axes = figure.add_subplot()
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")

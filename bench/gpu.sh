@@ -58,10 +58,13 @@ build() {
     "$python" -m pip install -q --no-index --no-deps --target build/wheels "$WHEELS"/*.whl || return 1
   fi
   FASTDML_BUILD_EXT=1 "$python" -m pip install -q --no-deps --no-build-isolation --no-index -e . && return 0
-  # Where the environment cannot be written to: in place, with triton_kernels beside the package it belongs to.
-  echo "pip could not install in place; building in the checkout"
+  # Where the environment cannot be written to, or its setuptools is too old: triton_kernels beside the package it
+  # belongs to, and the libraries built on first use.
+  echo "pip could not install in place; building in the user's cache"
   ln -sfn ../triton_kernels fastdml/triton_kernels
-  FASTDML_BUILD_EXT=1 "$python" setup.py --quiet build_ext --inplace
+  FASTDML_BUILD_EXT=1 "$python" -c 'import sys; from fastdml.backends import native
+reasons = [native.load(part).reason for part in ("cpu", "cuda")]
+sys.exit("; ".join(filter(None, reasons)) or 0)'
 }
 
 tests() {

@@ -133,7 +133,7 @@ def _answer(request: dict[str, Any]) -> Peak:
     contestant = next(c for c in _contestants(request["contest"])("cpu") if c.name == request["provider"])
     function = contestant.make()
     tiny = Workload(min(work.samples, WARM_UP_SAMPLES), work.width, work.dtype)
-    if contestant.name == "compiled":  # compiles anew for every shape, so it is warmed up at its own
+    if contestant.compiles:  # anew for every shape, so it is warmed up at its own
         take_step(function, *work.make())
         return Peak(_peak_of_step(function, work))
     take_step(function, *tiny.make())

@@ -39,6 +39,7 @@ class Contestant:
         absent: why it cannot run here.
         bytes_a_pair: about what it holds at its peak for each of the N^2 pairs, in float32; 0: linear in N.
         largest_on_cpu: the largest N that is worth waiting for on a CPU.
+        compiles: whether its first call at a size compiles, which is no part of a step.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Contestant:
     absent: str | None = None
     bytes_a_pair: float = 0.0
     largest_on_cpu: int | None = None
+    compiles: bool = False
 
     def refuses(self, work: Workload, free_bytes: float) -> str | None:
         """Why this size is not tried, None where it is. A GPU tries all: running out of memory is a row."""
@@ -64,13 +66,16 @@ def pair_contestants(device: str, interpreted: bool = False) -> list[Contestant]
     """All of them, for tensors on ``device``; ``interpreted`` adds Triton, on the CPU."""
     names = ("triton", "cuda") if device == "cuda" else ("cpu", "triton") if interpreted else ("cpu",)
     fused = [
-        Contestant(f"fastdml-{name}", partial(_fused, name), registry.reason_against(name)) for name in names
+        Contestant(
+            f"fastdml-{name}", partial(_fused, name), registry.reason_against(name), compiles=name == "triton"
+        )
+        for name in names
     ]
     has_pml = importlib.util.find_spec("pytorch_metric_learning") is not None
     missing = None if has_pml else "pytorch-metric-learning is not installed"
     return [
         *fused,
-        Contestant("compiled", _compiled, bytes_a_pair=15, largest_on_cpu=16384),
+        Contestant("compiled", _compiled, bytes_a_pair=15, largest_on_cpu=16384, compiles=True),
         Contestant("blocked", lambda: blocked.multi_similarity, largest_on_cpu=32768),
         Contestant("dense", lambda: _dense, bytes_a_pair=31, largest_on_cpu=16384),
         Contestant("pml", _pml, missing, bytes_a_pair=66, largest_on_cpu=8192),

@@ -151,9 +151,16 @@ class Sweep:
 
     def _maker(self, name: str, work: Workload) -> Callable[[], Turn]:
         contestant = self.contestants[name]
-        if self.contest == "retrieval":
-            return lambda: CallTurn(contestant.make(), work.make(requires_grad=False))
-        return lambda: TrainingTurn(contestant.make(), work.make())
+
+        def make() -> Turn:
+            if self.contest == "retrieval":
+                return CallTurn(contestant.make(), work.make(requires_grad=False))
+            turn = TrainingTurn(contestant.make(), work.make())
+            if contestant.compiles:
+                turn.step()
+            return turn
+
+        return make
 
     def _time_row(self, name: str, direction: str, work: Workload, outcome: Outcome) -> Row:
         figures: dict[str, Any] = {"status": outcome.status}

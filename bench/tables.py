@@ -145,6 +145,11 @@ def amount(value: float, unit: str) -> str:
     return f"{scaled:.{digits}f} {name}"
 
 
+def times(ratio: float) -> str:
+    """A ratio, three digits at least."""
+    return f"{ratio:,.0f} x" if ratio >= 100 else f"{ratio:.3g} x"
+
+
 def short_status(status: str) -> str:
     """A word or two for a table."""
     for start, word in (
@@ -185,7 +190,7 @@ def _advantage(rows: Mapping[str, Row], base: str) -> str:
     if own is None or other is None or not own.p50 or other.p50 is None:
         return ""
     # A figure that was not taken in turns with the other is no ratio.
-    return f"{other.p50 / own.p50:.3g} x" if comparable(own, other) else "other run"
+    return times(other.p50 / own.p50) if comparable(own, other) else "other run"
 
 
 def _directions(results: Results, metric: str) -> list[str]:

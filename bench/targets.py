@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from bench.results import Results, Row, Size
-from bench.tables import comparable, ours
+from bench.tables import comparable, ours, times
 
 CPU_SPEEDUPS = {128: 4.0, 256: 4.0, 1024: 16.0, 4096: 32.0, 8192: 45.0}
 MEGABYTE = 1.0
@@ -81,7 +81,7 @@ def _ratio(results: Results, metric: str, size: Size | None, rival: str, what: s
     if not comparable(own, other):
         return Target(what, target, "measured in different runs", None)
     ratio = other.p50 / own.p50
-    return Target(what, target, f"{ratio:.3g} x", ratio >= wanted)
+    return Target(what, target, times(ratio), ratio >= wanted)
 
 
 def _share_of_rate(
