@@ -1,7 +1,7 @@
 """Fused deep-metric-learning losses: no N x N similarity matrix, no list of triplets.
 
 `fastdml.losses` holds the loss modules, `fastdml.miners` their lazy miners, `fastdml.functional` the same as
-functions. Submodules are imported when they are first used.
+functions. All are imported when they are first used, torch with them.
 """
 
 from __future__ import annotations
@@ -9,15 +9,20 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from fastdml.backends.registry import available_backends, use_backend
-from fastdml.errors import BackendError, InputError
-
 if TYPE_CHECKING:
     from fastdml import data, functional, losses, miners, retrieval, training
+    from fastdml.backends.registry import available_backends, use_backend
+    from fastdml.errors import BackendError, InputError
 
 __version__ = "0.1.0"
 
 _SUBMODULES = ("data", "functional", "losses", "miners", "retrieval", "training")
+_NAMES = {
+    "BackendError": "errors",
+    "InputError": "errors",
+    "available_backends": "backends.registry",
+    "use_backend": "backends.registry",
+}
 
 __all__ = [
     "BackendError",
@@ -37,6 +42,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _SUBMODULES:
         return importlib.import_module(f"fastdml.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"fastdml.{_NAMES[name]}"), name)
     raise AttributeError(f"module 'fastdml' has no attribute {name!r}")
 
 

@@ -15,8 +15,10 @@
 namespace fastdml {
 namespace {
 
-constexpr int64_t largest_block = 256;   // 256 KB of fp32 similarities: half of a common L2
-constexpr int64_t kept_budget = 9 << 20; // elements: 36 MB of fp32
+constexpr int64_t narrow_block = 256; // 256 KB of fp32 similarities: half of a common L2
+constexpr int64_t wide_block = 512;   // fewer passes over the gradients, from this many rows on:
+constexpr int64_t wide_from = 4096;
+constexpr int64_t kept_budget = 3 << 20; // elements: 12 MB of fp32
 constexpr int64_t strip_rows = 64;       // anchors whose positives are visited together
 constexpr int64_t row_alignment = 16;
 
@@ -138,7 +140,8 @@ private:
 } // namespace
 
 int64_t block_side(int64_t count) {
-  const int64_t blocks = std::max<int64_t>(1, divide_up(count, largest_block));
+  const int64_t blocks =
+      std::max<int64_t>(1, divide_up(count, count < wide_from ? narrow_block : wide_block));
   return divide_up(divide_up(count, blocks), row_alignment) * row_alignment;
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 
@@ -15,6 +16,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     0: done. 1: it failed. 2: an argument cannot work. 130, 143: stopped by Ctrl-C or SIGTERM, files complete.
     """
+    # Read once, when torch is loaded. Threads that spin while they wait crawl where another program wants a
+    # core: a training step took 338 ms, with this 205 ms, on two cores one of which was taken.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words == ["doctor"]:
         from fastdml.cli.doctor import doctor

@@ -34,10 +34,11 @@ BACKWARD_SCHEMA = (
 )
 BACKENDS = ("cpu", "triton", "cuda")
 
-# The cpu backend keeps all similarities from forward to backward where they fit this many elements (36 MB of
-# float32), else none. csrc/cpu/pair_engine.cpp holds the same three numbers.
-CPU_KEPT_BUDGET = 9 << 20
-CPU_LARGEST_BLOCK = 256
+# The cpu backend keeps all similarities from forward to backward where they fit this many elements (12 MB of
+# float32), else none. csrc/cpu/pair_engine.cpp holds the same numbers.
+CPU_KEPT_BUDGET = 3 << 20
+CPU_NARROW_BLOCK = 256
+CPU_WIDE_BLOCK, CPU_WIDE_FROM = 512, 4096
 CPU_ROW_ALIGNMENT = 16
 
 _library = torch.library.Library("fastdml", "DEF")
@@ -61,7 +62,7 @@ def kept_elements(anchors: int, candidates: int, self_pairs: bool) -> int:
 
 
 def _block_side(count: int) -> int:
-    blocks = max(1, _divide_up(count, CPU_LARGEST_BLOCK))
+    blocks = max(1, _divide_up(count, CPU_NARROW_BLOCK if count < CPU_WIDE_FROM else CPU_WIDE_BLOCK))
     return _divide_up(_divide_up(count, blocks), CPU_ROW_ALIGNMENT) * CPU_ROW_ALIGNMENT
 
 
