@@ -109,6 +109,18 @@ template <typename T> T poison_of(const T *norms, int64_t count) {
   return poison;
 }
 
+// The candidates' rows follow the anchors'; none of them means self-pairs.
+template <typename T>
+PairProblem<T> problem_of(PairRule rule, const std::vector<double> &constants, int64_t width,
+                          const PairSide<T> &anchors, int64_t candidates) {
+  const int64_t first = anchors.count;
+  const PairSide<T> after{candidates, anchors.units + first * width, anchors.start + first,
+                          anchors.end + first};
+  const bool self = candidates == 0;
+  return {
+      &pair_kernels_for_this_cpu<T>(rule), constants.data(), width, anchors, self ? anchors : after, self};
+}
+
 template <typename T>
 ForwardResult forward(const Tensor &embeddings, const Tensor &labels,
                       const std::optional<Tensor> &ref_embeddings, const std::optional<Tensor> &ref_labels,
@@ -143,14 +155,8 @@ ForwardResult forward(const Tensor &embeddings, const Tensor &labels,
     positive_spans(ref_label, ref_sorted, candidates, label, sorted, anchors, start + anchors, end + anchors);
   }
 
-  const PairSide<T> anchor_side{anchors, unit, start, end};
-  const PairProblem<T> problem{
-      &pair_kernels_for_this_cpu<T>(rule),
-      constants.data(),
-      width,
-      anchor_side,
-      self ? anchor_side : PairSide<T>{candidates, unit + anchors * width, start + anchors, end + anchors},
-      self};
+  const PairProblem<T> problem =
+      problem_of<T>(rule, constants, width, {anchors, unit, start, end}, candidates);
   std::vector<T> sorted_losses(anchors);
   pair_forward<T>(problem, sorted_losses.data(), {row, row + anchors, row + 2 * anchors, row + 3 * anchors},
                   tiles.numel() ? tiles.mutable_data_ptr<T>() : nullptr);
@@ -186,14 +192,8 @@ std::tuple<Tensor, Tensor> backward(const Tensor &grad_losses, const Tensor &uni
     negative_scale[k] = row[2 * anchors + k] * grad[sorted[k]];
     positive_scale[k] = row[3 * anchors + k] * grad[sorted[k]];
   }
-  const PairSide<T> anchor_side{anchors, unit, start, end};
-  const PairProblem<T> problem{
-      &pair_kernels_for_this_cpu<T>(rule),
-      constants.data(),
-      width,
-      anchor_side,
-      self ? anchor_side : PairSide<T>{candidates, unit + anchors * width, start + anchors, end + anchors},
-      self};
+  const PairProblem<T> problem =
+      problem_of<T>(rule, constants, width, {anchors, unit, start, end}, candidates);
 
   Tensor grad_anchors = empty({need_anchors ? anchors : 0, width}, dtype);
   Tensor grad_candidates = empty({need_candidates ? candidates : 0, width}, dtype);

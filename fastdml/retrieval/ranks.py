@@ -29,8 +29,8 @@ def first_hit_ranks(
     """Rank of each query's first correct match: ``1 + #{negatives with S >= S of the best positive}``.
 
     Ties count against the query, so a model that maps everything to one point gets the worst rank, not the
-    best. The query itself is left out by its index, so an exact duplicate of it still counts. Two blocks of
-    similarities are all that is ever held; no N x N matrix is.
+    best. The query itself is left out by its index, so an exact duplicate of it still counts. One block of
+    similarities is all that is ever held; no N x N matrix is.
 
     Args:
         embeddings: queries [Q, D], any floating dtype. Compared in float32 (never TF32), float64 if given so.
@@ -86,13 +86,14 @@ def count_ranks(sets: RetrievalSets, tie_tolerance: float | None = None) -> Tens
     longest = float(gallery.norm(dim=1).max())
 
     ranks = torch.empty_like(sets.query_labels)
+    memory = gallery.new_empty(min(QUERY_BLOCK, query_order.numel()) * min(GALLERY_BLOCK, gallery.shape[0]))
     with full_precision(gallery.device):
         for start in range(0, query_order.numel(), QUERY_BLOCK):
             rows = query_order[start : start + QUERY_BLOCK]
             queries = sets.queries[rows]
             slack = tie_tolerance * longest * queries.norm(dim=1)
             ranks[rows] = _rank_block(
-                queries, sets.query_labels[rows], own[rows], slack, gallery, gallery_labels
+                queries, sets.query_labels[rows], own[rows], slack, gallery, gallery_labels, memory
             )
     return ranks
 
@@ -104,36 +105,32 @@ def _rank_block(
     slack: Tensor,  # [B]
     gallery: Tensor,  # [G, D], sorted by label
     gallery_labels: Tensor,  # [G]
+    memory: Tensor,  # [B * GALLERY_BLOCK], for one block of similarities at a time
 ) -> Tensor:
     first = int(torch.searchsorted(gallery_labels, labels[:1]))
     last = int(torch.searchsorted(gallery_labels, labels[-1:], right=True))
 
+    def similarities(begin: int, end: int, left_out: Tensor | None) -> Tensor:
+        block = memory[: queries.shape[0] * (end - begin)].view(queries.shape[0], end - begin)
+        torch.mm(queries, gallery[begin:end].T, out=block)
+        if left_out is not None:
+            block.masked_fill_(left_out, -torch.inf)
+        rows = torch.nonzero((own >= begin) & (own < end)).squeeze(1)
+        block[rows, own[rows] - begin] = -torch.inf
+        return block
+
     best = torch.full_like(slack, -torch.inf)  # best positive similarity of each query
     for begin in range(first, last, GALLERY_BLOCK):
         end = min(begin + GALLERY_BLOCK, last)
-        similarity = queries @ gallery[begin:end].T
-        excluded = labels[:, None] != gallery_labels[None, begin:end]
-        _mark_own(excluded, own, begin, end)
-        best = torch.maximum(best, similarity.masked_fill_(excluded, -torch.inf).amax(dim=1))
+        other = labels[:, None] != gallery_labels[None, begin:end]
+        best = torch.maximum(best, similarities(begin, end, other).amax(dim=1))
 
     threshold = (best - slack)[:, None]
     ahead = torch.zeros_like(labels)  # negatives that stand before the first hit
     for begin in range(0, gallery.shape[0], GALLERY_BLOCK):
         end = min(begin + GALLERY_BLOCK, gallery.shape[0])
-        beyond = (queries @ gallery[begin:end].T) >= threshold
-        if begin < last and end > first:  # only here can a column share a label with a row
-            beyond &= labels[:, None] != gallery_labels[None, begin:end]
-        # A query may stand in the gallery under another label, so itself is left out in every block.
-        _unmark_own(beyond, own, begin, end)
-        ahead += beyond.sum(dim=1)
+        holds_positives = begin < last and end > first
+        same = labels[:, None] == gallery_labels[None, begin:end] if holds_positives else None
+        # Ones and zeros in place: a block has too few columns for a float to miscount.
+        ahead += similarities(begin, end, same).ge_(threshold).sum(dim=1).to(ahead.dtype)
     return torch.where(best == -torch.inf, 0, ahead + 1)
-
-
-def _mark_own(mask: Tensor, own: Tensor, begin: int, end: int) -> None:
-    rows = torch.nonzero((own >= begin) & (own < end)).squeeze(1)
-    mask[rows, own[rows] - begin] = True
-
-
-def _unmark_own(mask: Tensor, own: Tensor, begin: int, end: int) -> None:
-    rows = torch.nonzero((own >= begin) & (own < end)).squeeze(1)
-    mask[rows, own[rows] - begin] = False
