@@ -1,15 +1,17 @@
 # make demo and make test do all set-up on a fresh machine, then run; a second call only runs.
-#   make test TORCH="torch==2.11.0" PYTHON=python3.12 ARGS="-k registry"
+#   make test TORCH="torch==2.11.0" TRITON="triton==3.6.0" PYTHON=python3.12 ARGS="-k registry"
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+# Which registers spill depends on Triton's version: the tests of the kernels hold for this one.
+TRITON ?= triton==3.8.0
 ARGS ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 NATIVE := $(shell find csrc -type f)
 # One stamp for each choice of torch: another choice sets up again.
-CHOICE := $(shell printf '%s' '$(TORCH)' | cksum | cut -d' ' -f1)
+CHOICE := $(shell printf '%s' '$(TORCH) $(TRITON)' | cksum | cut -d' ' -f1)
 PACKAGES := .venv/.packages-$(CHOICE)
 READY := .venv/.ready-$(CHOICE)
 
@@ -54,7 +56,7 @@ $(PACKAGES): pyproject.toml setup.py
 	@echo "installing $(TORCH)"
 	@$(PIP) install "$(TORCH)"
 	@echo "installing fastdml with its extras, building the native extension"
-	@$(PIP) install -e '.[train,dev,triton]' "$(TORCH)"
+	@$(PIP) install -e '.[train,dev,triton]' "$(TORCH)" "$(TRITON)"
 	@rm -f .venv/.packages-* .venv/.ready-*
 	@touch $@
 

@@ -84,7 +84,8 @@ def pair_negatives_kernel(
     p_part = tl.program_id(1).to(tl.int64) * n_rows + o_m
     tl.store(p_most + p_part, b_most, mask=m_m)
     tl.store(p_sum + p_part, b_sum, mask=m_m)
-    tl.store(p_threshold + o_m, b_threshold, mask=m_m & (tl.program_id(1) == 0))
+    if tl.program_id(1) == 0:
+        tl.store(p_threshold + o_m, b_threshold, mask=m_m)
 
 
 @triton.jit(do_not_specialize=["n_rows", "n_columns", "n_parts"])
