@@ -10,7 +10,7 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 NATIVE := $(shell find csrc -type f)
-# One stamp for each choice of torch: another choice sets up again.
+# One stamp for each choice of versions: another choice sets up again.
 CHOICE := $(shell printf '%s' '$(TORCH) $(TRITON)' | cksum | cut -d' ' -f1)
 PACKAGES := .venv/.packages-$(CHOICE)
 READY := .venv/.ready-$(CHOICE)

@@ -84,8 +84,10 @@ def pair_negatives_kernel(
     p_part = tl.program_id(1).to(tl.int64) * n_rows + o_m
     tl.store(p_most + p_part, b_most, mask=m_m)
     tl.store(p_sum + p_part, b_sum, mask=m_m)
-    if tl.program_id(1) == 0:
-        tl.store(p_threshold + o_m, b_threshold, mask=m_m)
+    m_first = (
+        tl.program_id(1) + tl.zeros([BM], tl.int32) == 0
+    )  # a block: Triton 3.9 interprets no scalar mask
+    tl.store(p_threshold + o_m, b_threshold, mask=m_m & m_first)
 
 
 @triton.jit(do_not_specialize=["n_rows", "n_columns", "n_parts"])
