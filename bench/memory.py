@@ -1,15 +1,14 @@
 """Peak memory of one step beyond its inputs and its gradient.
 
 On the CPU in a fresh process for every contestant and size: after a warm-up (libraries, threads) freed memory
-is handed back, the resident set's high-water mark is reset (/proc/self/clear_refs), and read after the step
-(VmHWM). On a GPU in this process, from the allocator.
+is handed back, the resident set's high-water mark is reset, and read after the step. On a GPU in this
+process, from the allocator.
 
 ``python -m bench.memory`` is that process: a JSON request on stdin, a JSON answer on stdout.
 """
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import os
@@ -26,9 +25,9 @@ import torch
 from bench.interleaved import status_of
 from bench.peers import Contestant, Function
 from bench.workload import PER_CLASS, Workload
+from fastdml.resident_memory import can_measure, high_water, release_freed_memory, reset_high_water
 
 ROOT = Path(__file__).resolve().parents[1]
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 WARM_UP_SAMPLES = 8 * PER_CLASS
 DESCRIPTION = (
     "CPU: high-water mark of the resident set during one step in a fresh process, less the set before "
@@ -51,7 +50,7 @@ def measure_peak(contestant: Contestant, contest: str, work: Workload, timeout: 
     """The peak of one step of a contestant of ``contest`` ("pair" or "retrieval")."""
     if work.device == "cuda":
         return _cuda_peak(contestant, work)
-    if not (STATUS.exists() and os.access(CLEAR, os.W_OK)):
+    if not can_measure():
         return Peak(None, status="skipped: this system does not let a process reset its high-water mark")
     request = {"contest": contest, "provider": contestant.name, "work": work.to_dict()}
     environment = {name: value for name, value in os.environ.items() if name != "FASTDML_BACKEND"}
@@ -143,23 +142,11 @@ def _answer(request: dict[str, Any]) -> Peak:
 
 def _peak_of_step(function: Function, work: Workload) -> int:
     embeddings, labels = work.make()
-    gc.collect()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError):  # not the GNU C library
-        pass
-    CLEAR.write_text("5")
-    before = _status_bytes("VmRSS")
+    release_freed_memory()
+    before = reset_high_water()
     take_step(function, embeddings, labels)
     gradient = 0 if embeddings.grad is None else work.gradient_bytes
-    return max(0, _status_bytes("VmHWM") - before - gradient)
-
-
-def _status_bytes(field: str) -> int:
-    for line in STATUS.read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"{STATUS} has no {field}")
+    return max(0, high_water() - before - gradient)
 
 
 if __name__ == "__main__":

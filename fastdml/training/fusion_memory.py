@@ -1,29 +1,20 @@
 """Peak memory of one loss step, measured in a process of its own.
 
 Run as ``python -m fastdml.training.fusion_memory``: reads a JSON request on stdin, writes one JSON line
-``[size, bytes]`` a size on stdout. On Linux the process's resident-set high-water mark is reset before
-each step (/proc/self/clear_refs) and read after it (VmHWM), so what is counted is what the step touched,
-temporaries of the matrix products included, and the gradient too.
+``[size, bytes]`` a size on stdout. The high-water mark of the resident set is reset before each step and read
+after it (:mod:`fastdml.resident_memory`); the gradient is counted too.
 """
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-
-def can_measure() -> bool:
-    """Whether this system lets a process reset and read its own high-water mark (Linux)."""
-    return _STATUS.exists() and os.access(_CLEAR, os.W_OK)
+from fastdml.resident_memory import high_water, release_freed_memory, reset_high_water
 
 
 def peak_memory(
@@ -84,38 +75,17 @@ def _measure(request: dict[str, Any]) -> None:
 
     def step(size: int) -> None:
         embeddings, labels = make_batch(size, request["samples_per_class"], request["dim"])
-        _release_memory()
-        before = _reset_high_water()
+        release_freed_memory()
+        before = reset_high_water()
         with fastdml.use_backend(request["backend"]):
             loss(embeddings, labels).backward()
-        peaks[size] = max(_status_bytes("VmHWM") - before, 0)
+        peaks[size] = max(high_water() - before, 0)
 
     peaks: dict[int, int] = {}
     step(8 * request["samples_per_class"])  # loads libraries and starts threads; not reported
     for size in request["sizes"]:
         step(size)
         print(json.dumps([size, peaks[size]]), flush=True)
-
-
-def _release_memory() -> None:
-    """Hand freed memory back to the system, so that it cannot hide what the next step takes."""
-    gc.collect()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError):  # not the GNU C library
-        pass
-
-
-def _reset_high_water() -> int:
-    _CLEAR.write_text("5")
-    return _status_bytes("VmRSS")
-
-
-def _status_bytes(field: str) -> int:
-    for line in _STATUS.read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"{_STATUS} has no {field}")
 
 
 if __name__ == "__main__":

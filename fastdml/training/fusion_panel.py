@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import fastdml
+from fastdml import resident_memory
 from fastdml.training import fusion_memory
 from fastdml.training.catalogue import find_loss
 
@@ -89,7 +90,7 @@ def measure(
             for name in (backend, "reference")
         }
         how = "Memory: torch.cuda.max_memory_allocated during a step, less what was allocated before it."
-    elif fusion_memory.can_measure() and go_on():
+    elif resident_memory.can_measure() and go_on():
         peaks = {
             name: fusion_memory.peak_memory(
                 loss_name, name, measured, samples_per_class, dim, timeout=seconds

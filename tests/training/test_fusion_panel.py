@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import fastdml
+from fastdml import resident_memory
 from fastdml.training import fusion_memory, fusion_panel
 
 CPU = torch.device("cpu")
@@ -13,7 +14,7 @@ CPU = torch.device("cpu")
 
 def test_the_probe_sees_the_dense_matrices():
     """The dense form must hold several N x N matrices, so its peak has a floor and grows with N squared."""
-    if not fusion_memory.can_measure():
+    if not resident_memory.can_measure():
         pytest.skip("this system does not let a process reset its high-water mark")
     sizes = (1024, 2048)
     found = fusion_memory.peak_memory("multi-similarity", "reference", sizes, 8, 32, timeout=120)
@@ -32,7 +33,7 @@ def test_a_process_that_is_cut_off_gives_what_it_has():
 @pytest.mark.skipif("cpu" not in fastdml.available_backends(), reason="no native CPU backend here")
 def test_rows_are_measured_and_sensible(monkeypatch):
     peaks = {"cpu": {64: 1000, 128: 2000}, "reference": {64: 50_000}}
-    monkeypatch.setattr(fusion_memory, "can_measure", lambda: True)
+    monkeypatch.setattr(resident_memory, "can_measure", lambda: True)
     monkeypatch.setattr(fusion_memory, "peak_memory", lambda loss, name, *rest, **more: peaks[name])
     before = fastdml.backends.registry.asked_backend()
     panel = fusion_panel.measure("multi-similarity", "cpu", CPU, 16, 8, seconds=2.0, sizes=(64, 128))
@@ -49,7 +50,7 @@ def test_rows_are_measured_and_sensible(monkeypatch):
 
 def test_sizes_that_do_not_fit_into_the_time_are_left_out(monkeypatch):
     monkeypatch.setattr(fusion_panel, "_time_steps", lambda loss, backend, batch, repeats: 0.5)
-    monkeypatch.setattr(fusion_memory, "can_measure", lambda: False)
+    monkeypatch.setattr(resident_memory, "can_measure", lambda: False)
     panel = fusion_panel.measure("multi-similarity", "cpu", CPU, 8, 8, seconds=4.0, sizes=(16, 32, 64))
     assert [row.batch for row in panel.rows] == [16]
     assert "not measured" in panel.how
