@@ -17,18 +17,18 @@ import torch
 from fastdml.backends import native, triton
 from fastdml.errors import BackendError
 
-BACKENDS = ("triton", "cuda", "cpu", "reference")
+BACKENDS = ("triton", "cuda", "cpu", "blocked", "reference")
 
 _SINGLE_AND_HALVES = frozenset((torch.float16, torch.bfloat16, torch.float32))
 _WITH_DOUBLE = _SINGLE_AND_HALVES | {torch.float64}
 
-# Tried in this order where none was asked for; the reference runs what none of them does.
+# Tried in this order where none was asked for; blocks of plain PyTorch run what none of them does.
 _AUTOMATIC: dict[str, tuple[str, ...]] = {"cuda": ("triton", "cuda"), "cpu": ("cpu",)}
 _DTYPES = {"triton": _SINGLE_AND_HALVES, "cuda": _WITH_DOUBLE, "cpu": _WITH_DOUBLE}
 _DEVICES: dict[str, tuple[str, ...]] = {"triton": ("cuda",), "cuda": ("cuda",), "cpu": ("cpu",)}
 
 _asked: str | None = os.environ.get("FASTDML_BACKEND", "").strip().lower() or None
-_reasons: dict[str, str | None] = {"reference": None}
+_reasons: dict[str, str | None] = {"blocked": None, "reference": None}
 _warned: set[str] = set()
 
 
@@ -43,7 +43,7 @@ class use_backend:
     """Asks for one backend, for the whole process: from now on, or inside a `with` block.
 
     Args:
-        name: "triton", "cuda", "cpu" or "reference"; None or "auto" lets every call choose again.
+        name: "triton", "cuda", "cpu", "blocked" or "reference"; None or "auto" lets every call choose again.
 
     Raises:
         ValueError: an unknown name. A known one that cannot run raises BackendError when a loss is called.
@@ -106,7 +106,7 @@ def select(
         if why is None:
             return Choice(name, f"{reasons}the first that can run" if reasons else "the first choice here")
         reasons += f"{name}: {why}; "
-    return Choice("reference", f"{reasons}the reference runs anywhere")
+    return Choice("blocked", f"{reasons}blocks of plain PyTorch run anywhere")
 
 
 def reason_against(name: str) -> str | None:
@@ -124,7 +124,7 @@ def _against(
     asked: bool = False,
 ) -> str | None:
     """Why `name` cannot run a call; None where it can. Cheap reasons come first, probing the machine last."""
-    if name != "reference":
+    if name in _DEVICES:
         if device_type not in _DEVICES[name] and not (name == "triton" and device_type == "cpu" and asked):
             return f"it does not run on {device_type} tensors"
         if dtype not in _DTYPES[name]:
@@ -133,7 +133,7 @@ def _against(
         why = unsupported(name)
         if why is not None:
             return why
-    return None if name == "reference" else _missing(name, device_type, not asked)
+    return None if name not in _DEVICES else _missing(name, device_type, not asked)
 
 
 def _missing(name: str, device_type: str, warn: bool) -> str | None:
@@ -144,7 +144,7 @@ def _missing(name: str, device_type: str, warn: bool) -> str | None:
         _warned.add(name)
         if not native.load("cpu").by_choice:
             warnings.warn(
-                f"fastdml has no native CPU backend here, losses run on the dense reference: {why}",
+                f"fastdml has no native CPU backend here, losses run in plain PyTorch: {why}",
                 RuntimeWarning,
                 stacklevel=2,
             )

@@ -1,7 +1,8 @@
 """The pair engine: every anchor against every candidate, in memory linear in both.
 
-A rule (:mod:`fastdml.rules`) says what a pair weighs; this module chooses the backend, runs its forward and
-backward operators, and joins them for autograd. Nothing here holds an N x M matrix, except on the reference.
+A rule (:mod:`fastdml.rules`) says what a pair adds to the sums of its anchor; this module chooses the backend, runs
+its forward and backward operators, and joins them for autograd. What the sums are worth is plain PyTorch on [N]
+numbers. Nothing here holds an N x M matrix, except on the reference.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from fastdml.backends import reference, select
-from fastdml.engines import pair_ops  # noqa: F401  defines the operators
-from fastdml.rules import PairRule
+from fastdml.backends import blocked, reference, select  # noqa: F401  blocked defines its operators
+from fastdml.engines import pair_ops  # defines the operators
+from fastdml.rules import COSINE, EVERYTHING, Closeness, Extremes, PairRule, PairStatistics, RowLosses, Selection
+from fastdml.rules.base import PairTerms
 
 
 def pair_losses(
@@ -23,40 +25,91 @@ def pair_losses(
     labels: Tensor,
     ref_embeddings: Tensor | None = None,
     ref_labels: Tensor | None = None,
-) -> Tensor:
-    """Loss of every anchor by ``rule`` on cosine similarity, differentiable once in the embeddings.
+    *,
+    closeness: Closeness = COSINE,
+    own: Tensor | None = None,
+    row: Tensor | None = None,
+    selection: Selection = EVERYTHING,
+) -> dict[str, RowLosses]:
+    """The losses of every anchor by ``rule``; the arguments are those of :func:`pair_statistics`."""
+    statistics = pair_statistics(
+        rule, embeddings, labels, ref_embeddings, ref_labels,
+        closeness=closeness, own=own, row=row, selection=selection,
+    )  # fmt: skip
+    return rule.value(statistics, closeness)
+
+
+def pair_statistics(
+    rule: PairRule,
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_embeddings: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    closeness: Closeness = COSINE,
+    own: Tensor | None = None,
+    row: Tensor | None = None,
+    selection: Selection = EVERYTHING,
+) -> PairStatistics:
+    """What ``rule`` sums over the pairs of every anchor, differentiable once in the embeddings.
 
     Args:
-        embeddings: [N, D] anchors, of any length; they are normalised here.
+        embeddings: [N, D] anchors, of any length; normalised here where the closeness asks for it.
         labels: [N], int64.
         ref_embeddings: [M, D] candidates; None compares the anchors with each other, none with itself.
         ref_labels: [M], int64; given exactly when ``ref_embeddings`` is.
+        closeness: what pairs are compared by.
+        own: [N], int64, with candidates: the candidate that each anchor itself is, which is no pair; -1: none.
+        row: [N], one number of each anchor for the rule's terms; None is 0. Gradients flow into it where the
+            rule's value lets them.
+        selection: which pairs count.
 
     Returns:
-        [N], the dtype of the embeddings on the reference, float32 or float64 elsewhere.
+        Sums in the dtype of the embeddings on the reference, float32 or float64 elsewhere.
 
     Raises:
         BackendError: the backend that was asked for cannot run here.
     """
-    if (ref_embeddings is not None and ref_embeddings.shape[0] == 0) or embeddings.numel() == 0:
-        return reference.pair_losses(rule, embeddings, labels, ref_embeddings, ref_labels)
-    backend = select(
-        embeddings.device.type, embeddings.dtype, lambda name: rule.unsupported(name, embeddings.dtype)
-    ).name
+    terms = rule.terms(closeness)
+    dtype = embeddings.dtype
+    if row is None:
+        row = embeddings.new_zeros(embeddings.shape[0], dtype=pair_ops.accumulator(dtype))
+    nothing = (ref_embeddings is not None and ref_embeddings.shape[0] == 0) or embeddings.numel() == 0
+    backend = "reference"
+    if not nothing:
+        backend = select(
+            embeddings.device.type, dtype, lambda name: rule.unsupported(closeness, name, dtype)
+        ).name
     if backend == "reference":
-        return reference.pair_losses(rule, embeddings, labels, ref_embeddings, ref_labels)
-    result: Tensor = _PairLosses.apply(
-        embeddings, ref_embeddings, labels, ref_labels, backend, rule.name, rule.constants()
-    )
-    return result
+        return reference.pair_statistics(
+            terms, closeness, selection, row, embeddings, labels, ref_embeddings, ref_labels, own
+        )
+    row = row.to(pair_ops.accumulator(dtype))
+    statistics = _PairStatistics.apply(
+        embeddings, ref_embeddings, labels, ref_labels, own, row.detach(), backend, terms.name, terms.constants(),
+        selection.constants(), closeness.code,
+    )  # fmt: skip
+    return _with_rows(terms, statistics.unbind(0), row, backend)
+
+
+def _with_rows(terms: PairTerms, statistics: tuple[Tensor, ...], row: Tensor, backend: str) -> PairStatistics:
+    """Adds the numbers of each anchor that its terms were given; the native backends do not return them."""
+    extremes = Extremes(statistics[5].detach(), None, statistics[4].detach())
+    negative_row = row
+    if backend == "blocked":
+        extremes = extremes._replace(most_positive=statistics[8].detach())
+        negative_row = terms.negative_row(row, extremes)
+    negative_sum = statistics[0].detach()
+    positive_row = terms.positive_row(row, extremes, negative_sum, negative_row.detach())
+    return PairStatistics(*statistics[:8], negative_row, positive_row)
 
 
 def _operator(direction: str, backend: str) -> Any:
     return getattr(torch.ops.fastdml, f"pair_{direction}_{backend}").default
 
 
-class _PairLosses(torch.autograd.Function):
-    """Losses of the anchors; saves the sorted unit rows and a few numbers a row."""
+class _PairStatistics(torch.autograd.Function):
+    """Statistics of the anchors; saves the sorted unit rows and a few numbers a row."""
 
     @staticmethod
     def forward(
@@ -65,72 +118,47 @@ class _PairLosses(torch.autograd.Function):
         ref_embeddings: Tensor | None,
         labels: Tensor,
         ref_labels: Tensor | None,
+        own: Tensor | None,
+        row: Tensor,
         backend: str,
-        rule: str,
-        constants: list[float],
+        *rule: Any,
     ) -> Tensor:
         needs = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        losses, *saved = _operator("forward", backend)(
-            embeddings, labels, ref_embeddings, ref_labels, rule, constants, needs
+        statistics, *saved = _operator("forward", backend)(
+            embeddings, labels, ref_embeddings, ref_labels, own, row, *rule, needs
         )
         if needs:
+            if backend == "blocked":
+                saved = [labels, ref_labels, own, *saved]
             ctx.save_for_backward(embeddings, ref_embeddings, *saved)
-            ctx.backend, ctx.rule, ctx.constants = backend, rule, constants
-        result: Tensor = losses
+            ctx.backend, ctx.rule = backend, rule
+        result: Tensor = statistics
         return result
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         needs = ctx.needs_input_grad[:2]
-        found = _PairGradients.apply(
-            grads[0], *ctx.saved_tensors, ctx.backend, ctx.rule, ctx.constants, *needs
-        )
+        wanted = torch.stack([grads[0][0], grads[0][2], grads[0][3]])
+        found = _PairGradients.apply(wanted, *ctx.saved_tensors, ctx.backend, *ctx.rule, *needs)
         dtype = ctx.saved_tensors[0].dtype
         return (
             *(grad.to(dtype) if need else None for grad, need in zip(found, needs, strict=True)),
-            None,
-            None,
-            None,
-            None,
-            None,
+            *[None] * (5 + len(ctx.rule)),
         )
 
 
 class _PairGradients(torch.autograd.Function):
-    """The backward operator. It takes the embeddings only to refuse, by name, a second derivative in them."""
+    """The backward operator. It takes the embeddings also to refuse, by name, a second derivative in them."""
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
-        grad_losses: Tensor,
-        embeddings: Tensor,
-        ref_embeddings: Tensor | None,
-        units: Tensor,
-        norms: Tensor,
-        order: Tensor,
-        spans: Tensor,
-        rows: Tensor,
-        tiles: Tensor,
-        backend: str,
-        rule: str,
-        constants: list[float],
-        need_anchors: bool,
-        need_candidates: bool,
+        ctx: FunctionCtx, grad_statistics: Tensor, embeddings: Tensor, ref_embeddings: Tensor | None, *rest: Any
     ) -> tuple[Tensor, Tensor]:
-        del embeddings, ref_embeddings
-        result: tuple[Tensor, Tensor] = _operator("backward", backend)(
-            grad_losses.contiguous(),
-            units,
-            norms,
-            order,
-            spans,
-            rows,
-            tiles,
-            rule,
-            constants,
-            need_anchors,
-            need_candidates,
-        )
+        backend_at = next(i for i, value in enumerate(rest) if isinstance(value, str))
+        saved, backend, arguments = rest[:backend_at], rest[backend_at], rest[backend_at + 1 :]
+        if backend == "blocked":
+            saved = (embeddings, ref_embeddings, *saved)
+        result: tuple[Tensor, Tensor] = _operator("backward", backend)(grad_statistics, *saved, *arguments)
         return result
 
     @staticmethod
@@ -139,3 +167,5 @@ class _PairGradients(torch.autograd.Function):
             "the fused pair losses can be differentiated once, not twice; for second derivatives run the "
             "loss under fastdml.use_backend('reference')"
         )
+
+

@@ -1,19 +1,34 @@
 """The pair engine's operators: schema and shape inference; implementations live with the backends.
 
-Both operators are opaque and functional, one pair for each native backend. The forward returns, beside the
-losses, all that the backward reads:
+Both operators are opaque and functional, one pair for each native backend. The forward takes embeddings [N, D] and
+labels [N] int64, with candidates [M, D] and [M] or without; ``own`` [N] int64, the candidate that each anchor itself
+is (-1: none; without candidates every anchor is its own); ``row`` [N] in the accumulator dtype, one number of each
+anchor for the terms (none: 0); the terms' name and constants (:mod:`fastdml.rules.terms`), the four constants of a
+selection (:mod:`fastdml.rules.selection`) and the code of the closeness (:mod:`fastdml.rules.closeness`).
 
-==========  ==============  ==============================================================================
-``losses``  [N]             loss of every anchor, in the order of the input, accumulator dtype
-``units``   [N + M, D]      unit rows sorted by label, anchors first, then candidates; M = 0 for self-pairs
-                            (cuda scales 16-bit rows by a power of two instead, which rounds nothing)
-``norms``   [N + M]         their L2 norms before normalisation, accumulator dtype
-``order``   [N + M], int64  the input row of every sorted row, counted within anchors or candidates
-``spans``   [2, N + M],     start and end of the positives of every sorted row: among the sorted candidates
-            int32           for an anchor, among the sorted anchors for a candidate
-``rows``    [4, N]          what the rule's weights read of every sorted anchor, accumulator dtype
-``tiles``   [T]             similarities kept for the backward where a backend gains by it, else empty
-==========  ==============  ==============================================================================
+It returns
+
+==============  ==============  ==========================================================================
+``statistics``  [8, N]          the first eight of :class:`fastdml.rules.PairStatistics`, in their order,
+                                anchors in the order of the input, accumulator dtype
+``units``       [N + M, D]      rows sorted by label, anchors first, then candidates (M = 0 for self-pairs),
+                                of length one where the closeness normalises (cuda scales 16-bit rows by a
+                                power of two instead, which rounds nothing)
+``norms``       [N + M]         their L2 norms before that, accumulator dtype
+``order``       [N + M], int64  the input row of every sorted row, counted within anchors or candidates
+``spans``       [3, N + M],     start and end of the rows of the same label on the other side: among the
+                int32           sorted candidates for an anchor, among the sorted anchors for a candidate;
+                                then, for an anchor, the sorted candidate that it is itself, or -1 (of a
+                                candidate: -1)
+``rows``        [4, N]          of every sorted anchor, accumulator dtype: thresholds of its negatives and
+                                of its positives, the row of its negatives' terms and of its positives'
+``tiles``       [T]             closeness kept for the backward where a backend gains by it, else empty
+==============  ==============  ==========================================================================
+
+The backward takes ``grad_statistics`` [3, N], the gradients of ``negative_sum``, ``positive_sum`` and
+``positive_second`` in the order of the input. A row that is not finite makes its own sums NaN and its own gradient,
+a candidate those of all anchors, by adding ``0 * norm``: comparisons with NaN are false, so a selection would else
+leave it out in silence.
 
 The accumulator dtype is float64 for float64 input and float32 for all others.
 """
@@ -23,18 +38,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastdml.backends.dtypes import accumulator
+
+STATISTICS = 8
+GRADIENTS = 3
 FORWARD_SCHEMA = (
-    "(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, str rule, "
-    "float[] constants, bool keep) -> (Tensor losses, Tensor units, Tensor norms, Tensor order, "
-    "Tensor spans, Tensor rows, Tensor tiles)"
+    "(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, Tensor? own, Tensor? row, "
+    "str terms, float[] constants, float[] selection, int closeness, bool keep) -> (Tensor statistics, "
+    "Tensor units, Tensor norms, Tensor order, Tensor spans, Tensor rows, Tensor tiles)"
 )
 BACKWARD_SCHEMA = (
-    "(Tensor grad_losses, Tensor units, Tensor norms, Tensor order, Tensor spans, Tensor rows, Tensor tiles, "
-    "str rule, float[] constants, bool need_anchors, bool need_candidates) -> (Tensor, Tensor)"
+    "(Tensor grad_statistics, Tensor units, Tensor norms, Tensor order, Tensor spans, Tensor rows, Tensor tiles, "
+    "str terms, float[] constants, float[] selection, int closeness, bool need_anchors, bool need_candidates) "
+    "-> (Tensor, Tensor)"
 )
 BACKENDS = ("cpu", "triton", "cuda")
 
-# The cpu backend keeps all similarities from forward to backward where they fit this many elements (12 MB of
+# The cpu backend keeps all closeness from forward to backward where it fits this many elements (12 MB of
 # float32), else none. csrc/cpu/pair_engine.cpp holds the same numbers.
 CPU_KEPT_BUDGET = 3 << 20
 CPU_NARROW_BLOCK = 256
@@ -47,13 +67,8 @@ for _backend in BACKENDS:
     _library.define(f"pair_backward_{_backend}{BACKWARD_SCHEMA}")
 
 
-def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which sums over pairs are kept."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def kept_elements(anchors: int, candidates: int, self_pairs: bool) -> int:
-    """Length of ``tiles`` on the cpu backend: the similarities that its forward leaves for its backward."""
+    """Length of ``tiles`` on the cpu backend: what its forward leaves for its backward."""
     rows, columns = _block_side(anchors), _block_side(candidates)
     row_blocks, column_blocks = _divide_up(anchors, rows), _divide_up(candidates, columns)
     pairs = row_blocks * (row_blocks + 1) // 2 if self_pairs else row_blocks * column_blocks
@@ -77,8 +92,12 @@ def _make_fakes(backend: str) -> None:
         labels: Tensor,
         ref_embeddings: Tensor | None,
         ref_labels: Tensor | None,
-        rule: str,
+        own: Tensor | None,
+        row: Tensor | None,
+        terms: str,
         constants: list[float],
+        selection: list[float],
+        closeness: int,
         keep: bool,
     ) -> tuple[Tensor, ...]:
         anchors, width = embeddings.shape
@@ -90,26 +109,28 @@ def _make_fakes(backend: str) -> None:
             stored = acc
             kept = kept_elements(anchors, candidates or anchors, ref_embeddings is None) if keep else 0
         return (
-            embeddings.new_empty(anchors, dtype=acc),
+            embeddings.new_empty(STATISTICS, anchors, dtype=acc),
             embeddings.new_empty(total, width, dtype=stored),
             embeddings.new_empty(total, dtype=acc),
             labels.new_empty(total, dtype=torch.int64),
-            labels.new_empty(2, total, dtype=torch.int32),
+            labels.new_empty(3, total, dtype=torch.int32),
             embeddings.new_empty(4, anchors, dtype=acc),
             embeddings.new_empty(kept, dtype=acc),
         )
 
     @torch.library.register_fake(f"fastdml::pair_backward_{backend}", lib=_library)
     def _(
-        grad_losses: Tensor,
+        grad_statistics: Tensor,
         units: Tensor,
         norms: Tensor,
         order: Tensor,
         spans: Tensor,
         rows: Tensor,
         tiles: Tensor,
-        rule: str,
+        terms: str,
         constants: list[float],
+        selection: list[float],
+        closeness: int,
         need_anchors: bool,
         need_candidates: bool,
     ) -> tuple[Tensor, Tensor]:

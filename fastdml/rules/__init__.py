@@ -1,6 +1,45 @@
-"""A loss as a rule: row statistics, pair weights and value, with no engine and no device in sight."""
+"""A loss as a rule: what a pair adds to its anchor's sums, and what the sums are worth; no engine in sight."""
 
-from fastdml.rules.base import PairRule
+from fastdml.rules.base import (
+    Extremes,
+    PairRule,
+    PairStatistics,
+    PairTerms,
+    RowLosses,
+    element,
+    register,
+    terms_named,
+)
+from fastdml.rules.binomial_deviance import BinomialDeviance
+from fastdml.rules.circle import Circle
+from fastdml.rules.closeness import COSINE, Closeness
+from fastdml.rules.contrastive import Contrastive
+from fastdml.rules.generalized_lifted_structure import GeneralizedLiftedStructure
+from fastdml.rules.margin import Margin
 from fastdml.rules.multi_similarity import MultiSimilarity
+from fastdml.rules.ntxent import NTXent
+from fastdml.rules.selection import EVERYTHING, Selection
+from fastdml.rules.supcon import SupCon
 
-__all__ = ["MultiSimilarity", "PairRule"]
+__all__ = [
+    "COSINE",
+    "EVERYTHING",
+    "BinomialDeviance",
+    "Circle",
+    "Closeness",
+    "Contrastive",
+    "Extremes",
+    "GeneralizedLiftedStructure",
+    "Margin",
+    "MultiSimilarity",
+    "NTXent",
+    "PairRule",
+    "PairStatistics",
+    "PairTerms",
+    "RowLosses",
+    "Selection",
+    "SupCon",
+    "element",
+    "register",
+    "terms_named",
+]

@@ -1,43 +1,177 @@
-"""What the pair engine asks of a rule."""
+"""What the pair engine asks of a loss: what a pair adds to its anchor's sums, and what the sums are worth."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from fastdml.rules.closeness import Closeness
 
-class PairRule(ABC):
-    """A pair loss, stated once in PyTorch terms; its twins in Triton and C++ bear the same name.
+Reduced = Literal["element", "pos_pair", "neg_pair", "triplet"]
 
-    The kernels see a rule as its ``name`` and a flat list of ``constants``. They compute, for every anchor,
-    the statistics that the rule's twin asks for, and multiply its pair weights with the candidates
-    (General Pair Weighting, arXiv 1904.06627).
+
+class PairStatistics(NamedTuple):
+    """What the engine gathers of every anchor, each [N], in the order of the input.
+
+    Sums run over the kept pairs, in float32 (float64 for float64 embeddings). Gradients flow through
+    ``negative_sum``, ``positive_sum`` and ``positive_second``; the others are constants.
+    """
+
+    negative_sum: Tensor
+    negative_second: Tensor
+    positive_sum: Tensor
+    positive_second: Tensor
+    most_negative: Tensor
+    """Closeness of the closest negative, kept or not; -inf where there is none."""
+    least_positive: Tensor
+    """Closeness of the least close positive, kept or not; inf where there is none."""
+    positives: Tensor
+    """Number of kept positives."""
+    negatives: Tensor
+    """Number of kept negatives."""
+    negative_row: Tensor
+    """The number of each anchor that the terms of its negatives were given."""
+    positive_row: Tensor
+    """The number of each anchor that the terms of its positives were given."""
+
+
+class Extremes(NamedTuple):
+    """Closeness of an anchor's outermost pairs, each [N] or broadcastable; infinite where there is no pair."""
+
+    least_positive: Tensor
+    most_positive: Tensor | None
+    """None on the native backends, which do not gather it."""
+    most_negative: Tensor | None
+    """None before the sweep over the negatives."""
+
+
+class RowLosses(NamedTuple):
+    """The losses of one kind, gathered by anchor, as a reducer takes them.
+
+    For kind "element" an anchor has one loss, ``total``, and ``count`` is None. For pairs and triplets ``total``
+    [N] sums the losses of an anchor that the reducer counts, ``count`` [N] tells how many those are.
+    """
+
+    total: Tensor
+    count: Tensor | None = None
+    kind: Reduced = "element"
+
+
+class PairTerms(ABC):
+    """What one pair adds to the sums of its anchor, and its derivative: the only part of a loss that is fused.
+
+    Stated in PyTorch here; the twins in Triton (``triton_kernels/rules/<name>.py``) and C++
+    (``csrc/rules/<name>.h``) bear the same name and read the same constants. ``c`` is the closeness of pairs, of
+    any shape; ``row`` one number of each anchor, broadcast against it. Terms must be finite over the bounds of
+    the closeness, or be declared ``unsupported`` there. A subclass is a frozen dataclass of floats.
     """
 
     name: ClassVar[str]
-    """Name shared with ``triton_kernels/rules/<name>.py`` and ``csrc/rules/<name>.h``."""
+    reads_least: ClassVar[bool] = False
+    """Whether ``positive_row`` reads the least close positive, which takes a sweep over the positives."""
 
-    @abstractmethod
-    def dense(self, similarity: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        """Loss of every anchor from a dense similarity matrix; autograd differentiates it.
-
-        Args:
-            similarity: [N, M], floating point.
-            positive: [N, M], bool: the candidates that share the anchor's label, the anchor itself left out.
-            negative: [N, M], bool: the candidates with another label.
-
-        Returns:
-            [N], the dtype of ``similarity``.
-        """
-
-    @abstractmethod
     def constants(self) -> list[float]:
-        """Numbers that the kernels read, in the order that the rule's twins document."""
+        """The numbers that the kernels read: the fields in their order."""
+        return [float(getattr(self, field.name)) for field in fields(self)]  # type: ignore[arg-type]
+
+    @classmethod
+    def from_constants(cls, constants: Sequence[float]) -> PairTerms:
+        """The inverse of ``constants``."""
+        return cls(*constants)
+
+    @abstractmethod
+    def negative_terms(self, c: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+        """What a negative adds to ``negative_sum`` and to ``negative_second``; the second is not differentiated."""
+
+    @abstractmethod
+    def negative_weight(self, c: Tensor, row: Tensor) -> Tensor:
+        """Derivative of the first term by ``c``."""
+
+    @abstractmethod
+    def positive_terms(self, c: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+        """What a positive adds to ``positive_sum`` and to ``positive_second``."""
+
+    @abstractmethod
+    def positive_weights(self, c: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+        """Derivatives of both terms by ``c``."""
+
+    def negative_row(self, row: Tensor, extremes: Extremes) -> Tensor:
+        """The ``row`` of the negatives. Native backends use ``row`` itself: what differs must be ``unsupported``."""
+        del extremes
+        return row
+
+    def positive_row(
+        self, row: Tensor, extremes: Extremes, negative_sum: Tensor, negative_row: Tensor
+    ) -> Tensor:
+        """The ``row`` of the positives. A constant: no gradient flows through it."""
+        del extremes, negative_sum, negative_row
+        return row
 
     def unsupported(self, backend: str, dtype: torch.dtype) -> str | None:
-        """Why ``backend`` cannot compute this rule for ``dtype``, or None where it can."""
+        """Why the native ``backend`` cannot compute these terms for ``dtype``, or None where it can."""
         del backend, dtype
         return None
+
+
+class PairRule(ABC):
+    """A pair loss: its terms, and the loss of every anchor from its sums, in plain PyTorch.
+
+    The row handed to the terms of negatives, and by default of positives, is ``row`` of :func:`fastdml.engines.pair.
+    pair_statistics`, such as a learnable margin of the anchor's class, or 0.
+    """
+
+    counts_duplicates: ClassVar[bool] = False
+    """Whether a pair that an index tuple lists twice counts twice, as in losses that are sums over pairs."""
+
+    @abstractmethod
+    def terms(self, closeness: Closeness) -> PairTerms:
+        """The terms on this closeness: margins are turned to its scale, exponents shifted into range."""
+
+    @abstractmethod
+    def value(self, statistics: PairStatistics, closeness: Closeness) -> dict[str, RowLosses]:
+        """The losses, by the name that a reducer of several knows them by ("loss" where there is one)."""
+
+    def unsupported(self, closeness: Closeness, backend: str, dtype: torch.dtype) -> str | None:
+        """Why ``backend`` cannot compute this rule, or None where it can."""
+        if backend in ("reference", "blocked"):
+            return None
+        if not closeness.normalised and closeness.kind != "inner":
+            return "Euclidean distances of rows that are not normalised run in plain PyTorch"
+        return self.terms(closeness).unsupported(backend, dtype)
+
+
+PAIR_TERMS: dict[str, type[PairTerms]] = {}
+"""The terms by name, from which the operators make them again."""
+
+
+def register(terms: type[PairTerms]) -> type[PairTerms]:
+    """Makes terms known to the operators by their name; a decorator."""
+    known = PAIR_TERMS.get(terms.name)
+    if known is not None and (known.__module__, known.__qualname__) != (terms.__module__, terms.__qualname__):
+        raise ValueError(f"name must be new, got {terms.name!r}, which {known.__qualname__} bears")
+    PAIR_TERMS[terms.name] = terms
+    return terms
+
+
+def terms_named(name: str, constants: Sequence[float]) -> PairTerms:
+    """The registered terms of that name with these constants."""
+    if name not in PAIR_TERMS:
+        raise ValueError(f"terms must be registered, got {name!r}; known: {', '.join(sorted(PAIR_TERMS))}")
+    return PAIR_TERMS[name].from_constants(constants)
+
+
+def element(total: Tensor) -> dict[str, RowLosses]:
+    """One loss an anchor."""
+    return {"loss": RowLosses(total)}
+
+
+def zero_unless(condition: Tensor, losses: Tensor) -> Tensor:
+    """The losses, or zeros of no gradient where the condition (a scalar or [N]) is false."""
+    return torch.where(condition, losses, torch.zeros_like(losses))
+
+
