@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from fastdml.engines.pair import pair_losses
 from fastdml.errors import InputError
-from fastdml.rules import MultiSimilarity
+from fastdml.rules import MultiSimilarity, Selection
 
 INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -47,9 +49,24 @@ def multi_similarity(
         InputError: an argument of the wrong shape, dtype or device.
         BackendError: the backend that was asked for cannot run here.
     """
-    rule = MultiSimilarity(alpha, beta, base, epsilon, duplicate)
     labels, ref_labels = check_pairs(embeddings, labels, ref_embeddings, ref_labels)
-    return reduce_losses(pair_losses(rule, embeddings, labels, ref_embeddings, ref_labels), reduction)
+    losses = pair_losses(
+        MultiSimilarity(alpha, beta, base), embeddings, labels, ref_embeddings, ref_labels,
+        selection=mining(epsilon, duplicate),
+    )  # fmt: skip
+    return reduce_losses(losses["loss"].total, reduction)
+
+
+def mining(epsilon: float | None, duplicate: float | None = None) -> Selection:
+    """The selection of Multi-Similarity mining with a margin; None keeps every pair.
+
+    Raises:
+        InputError: a margin that is not finite.
+    """
+    if epsilon is not None and not math.isfinite(epsilon):
+        raise InputError(f"epsilon must be a finite number or None, got {epsilon!r}")
+    limit = math.inf if duplicate is None else duplicate
+    return Selection(duplicate=limit) if epsilon is None else Selection(True, epsilon, epsilon, limit)
 
 
 def reduce_losses(losses: Tensor, reduction: str) -> Tensor:
@@ -89,6 +106,21 @@ def check_pairs(
         if wanted != got:
             raise InputError(f"ref_emb must have the {attribute} of embeddings, {wanted}, got {got}")
     return labels, _check_labels("ref_labels", ref_labels, "ref_emb", ref_embeddings)
+
+
+def check_own(own: Tensor | None, embeddings: Tensor, ref_embeddings: Tensor | None) -> None:
+    """Checks the candidate that each anchor is.
+
+    Raises:
+        InputError: names the argument, what it was and what is accepted.
+    """
+    if own is None:
+        return
+    if ref_embeddings is None:
+        raise InputError("own must be None without ref_emb, where every embedding is its own candidate")
+    if not isinstance(own, Tensor) or own.dtype != torch.int64 or own.shape != embeddings.shape[:1]:
+        got = f"{own.dtype} {list(own.shape)}" if isinstance(own, Tensor) else type(own).__name__
+        raise InputError(f"own must be int64 [{len(embeddings)}], got {got}")
 
 
 def _check_rows(name: str, rows: Tensor) -> None:

@@ -1,4 +1,5 @@
-"""The dense form a block of anchors at a time: plain PyTorch, any device, any terms, memory linear in the batch.
+"""The dense form a block of anchors at a time: plain PyTorch, any device, any terms, memory linear in the
+batch.
 
 What runs where a loss has no kernel: terms that a user wrote in PyTorch alone, distances of rows that are not
 normalised, exponents beyond float32, a machine without a compiler. Derivatives are the terms' own weights.
@@ -13,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastdml.backends.reference import compared_rows
 from fastdml.backends.dtypes import accumulator
+from fastdml.backends.reference import compared_rows
 from fastdml.rules import Closeness, Extremes, Selection, terms_named
 
 BLOCK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 24}
@@ -28,8 +29,8 @@ _library.define(
 )
 _library.define(
     "pair_backward_blocked(Tensor grad_statistics, Tensor embeddings, Tensor? ref_embeddings, Tensor labels, "
-    "Tensor? ref_labels, Tensor? own, Tensor rows, str terms, float[] constants, float[] selection, int closeness, "
-    "bool need_anchors, bool need_candidates) -> (Tensor, Tensor)"
+    "Tensor? ref_labels, Tensor? own, Tensor rows, str terms, float[] constants, float[] selection, "
+    "int closeness, bool need_anchors, bool need_candidates) -> (Tensor, Tensor)"
 )
 
 
@@ -75,7 +76,9 @@ class _Pairs:
         columns = torch.arange(candidates, device=self.rows.device)
         for start in range(0, count, height):
             at = slice(start, min(start + height, count))
-            c = self.closeness.of(self.rows[at] @ self.refs.T, self.squares[at, None], self.ref_squares[None, :])
+            c = self.closeness.of(
+                self.rows[at] @ self.refs.T, self.squares[at, None], self.ref_squares[None, :]
+            )
             positive = self.labels[at, None] == self.ref_labels[None, :]
             negative = ~positive
             if self.own is not None:
@@ -107,7 +110,9 @@ def _forward(
     closeness: int,
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Statistics [9, N], the ninth the closeness of the closest positive, and rows [4, N], in the input's order."""
+    """Statistics [9, N], the ninth the closeness of the closest positive, and rows [4, N], in the input's
+    order.
+    """
     made, chosen = terms_named(terms, constants), Selection.from_constants(list(selection))
     pairs = _Pairs(Closeness.of_code(closeness), embeddings, labels, ref_embeddings, ref_labels, own)
     count = len(embeddings)
@@ -127,8 +132,8 @@ def _forward(
             positive_row = made.positive_row(row[block.at], extremes, negative_sum, negative_row)
             pulled, second = made.positive_terms(block.c, positive_row[:, None])
             numbers = (
-                negative_sum, _sum(counted, negative), _sum(pulled, positive), _sum(second, positive), most, least,
-                positive.sum(dim=1), negative.sum(dim=1), extremes.most_positive,
+                negative_sum, _sum(counted, negative), _sum(pulled, positive), _sum(second, positive),
+                most, least, positive.sum(dim=1), negative.sum(dim=1), extremes.most_positive,
             )  # fmt: skip
             for at, value in enumerate(numbers):
                 statistics[at, block.at] = value
@@ -210,8 +215,8 @@ def _through_normalisation(pairs: _Pairs, grads: Tensor, given: Tensor) -> Tenso
 @torch.library.register_fake("fastdml::pair_forward_blocked", lib=_library)
 def _(
     embeddings: Tensor, labels: Tensor, ref_embeddings: Tensor | None, ref_labels: Tensor | None,
-    own: Tensor | None, row: Tensor | None, terms: str, constants: Sequence[float], selection: Sequence[float],
-    closeness: int, keep: bool,
+    own: Tensor | None, row: Tensor | None, terms: str, constants: Sequence[float],
+    selection: Sequence[float], closeness: int, keep: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     acc = accumulator(embeddings.dtype)
     return (
@@ -238,4 +243,3 @@ def _(
 for _key in ("CPU", "CUDA"):
     _library.impl("pair_forward_blocked", _forward, _key)
     _library.impl("pair_backward_blocked", _backward, _key)
-

@@ -1,8 +1,8 @@
 """The pair engine: every anchor against every candidate, in memory linear in both.
 
-A rule (:mod:`fastdml.rules`) says what a pair adds to the sums of its anchor; this module chooses the backend, runs
-its forward and backward operators, and joins them for autograd. What the sums are worth is plain PyTorch on [N]
-numbers. Nothing here holds an N x M matrix, except on the reference.
+A rule (:mod:`fastdml.rules`) says what a pair adds to the sums of its anchor; this module chooses the
+backend, runs its forward and backward operators, and joins them for autograd. What the sums are worth is
+plain PyTorch on [N] numbers. Nothing here holds an N x M matrix, except on the reference.
 """
 
 from __future__ import annotations
@@ -15,7 +15,16 @@ from torch.autograd.function import FunctionCtx
 
 from fastdml.backends import blocked, reference, select  # noqa: F401  blocked defines its operators
 from fastdml.engines import pair_ops  # defines the operators
-from fastdml.rules import COSINE, EVERYTHING, Closeness, Extremes, PairRule, PairStatistics, RowLosses, Selection
+from fastdml.rules import (
+    COSINE,
+    EVERYTHING,
+    Closeness,
+    Extremes,
+    PairRule,
+    PairStatistics,
+    RowLosses,
+    Selection,
+)
 from fastdml.rules.base import PairTerms
 
 
@@ -59,7 +68,8 @@ def pair_statistics(
         ref_embeddings: [M, D] candidates; None compares the anchors with each other, none with itself.
         ref_labels: [M], int64; given exactly when ``ref_embeddings`` is.
         closeness: what pairs are compared by.
-        own: [N], int64, with candidates: the candidate that each anchor itself is, which is no pair; -1: none.
+        own: [N], int64, with candidates: the candidate that each anchor itself is, which is no pair; -1:
+        none.
         row: [N], one number of each anchor for the rule's terms; None is 0. Gradients flow into it where the
             rule's value lets them.
         selection: which pairs count.
@@ -86,8 +96,8 @@ def pair_statistics(
         )
     row = row.to(pair_ops.accumulator(dtype))
     statistics = _PairStatistics.apply(
-        embeddings, ref_embeddings, labels, ref_labels, own, row.detach(), backend, terms.name, terms.constants(),
-        selection.constants(), closeness.code,
+        embeddings, ref_embeddings, labels, ref_labels, own, row.detach(), backend,
+        terms.name, terms.constants(), selection.constants(), closeness.code,
     )  # fmt: skip
     return _with_rows(terms, statistics.unbind(0), row, backend)
 
@@ -130,6 +140,8 @@ class _PairStatistics(torch.autograd.Function):
         if needs:
             if backend == "blocked":
                 saved = [labels, ref_labels, own, *saved]
+            elif not ctx.needs_input_grad[1]:
+                ref_embeddings = None  # a memory of past batches may change before the backward
             ctx.save_for_backward(embeddings, ref_embeddings, *saved)
             ctx.backend, ctx.rule = backend, rule
         result: Tensor = statistics
@@ -152,7 +164,11 @@ class _PairGradients(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, grad_statistics: Tensor, embeddings: Tensor, ref_embeddings: Tensor | None, *rest: Any
+        ctx: FunctionCtx,
+        grad_statistics: Tensor,
+        embeddings: Tensor,
+        ref_embeddings: Tensor | None,
+        *rest: Any,
     ) -> tuple[Tensor, Tensor]:
         backend_at = next(i for i, value in enumerate(rest) if isinstance(value, str))
         saved, backend, arguments = rest[:backend_at], rest[backend_at], rest[backend_at + 1 :]
@@ -167,5 +183,3 @@ class _PairGradients(torch.autograd.Function):
             "the fused pair losses can be differentiated once, not twice; for second derivatives run the "
             "loss under fastdml.use_backend('reference')"
         )
-
-

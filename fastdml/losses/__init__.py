@@ -1,5 +1,35 @@
 """The losses as modules, with the names and call of pytorch-metric-learning 2.9."""
 
+from fastdml.losses.base import PairLoss
+from fastdml.losses.binomial_deviance import BinomialDevianceLoss
+from fastdml.losses.circle import CircleLoss
+from fastdml.losses.contrastive import ContrastiveLoss
+from fastdml.losses.cross_batch_memory import CrossBatchMemory
+from fastdml.losses.generalized_lifted_structure import GeneralizedLiftedStructureLoss
+from fastdml.losses.lifted_structure import LiftedStructureLoss
+from fastdml.losses.margin import MarginLoss
 from fastdml.losses.multi_similarity import MultiSimilarityLoss
+from fastdml.losses.multiple import MultipleLosses
+from fastdml.losses.n_pairs import NPairsLoss
+from fastdml.losses.ntxent import NTXentLoss
+from fastdml.losses.self_supervised import SelfSupervisedLoss
+from fastdml.losses.supcon import SupConLoss
+from fastdml.losses.triplet_margin import TripletMarginLoss
 
-__all__ = ["MultiSimilarityLoss"]
+__all__ = [
+    "BinomialDevianceLoss",
+    "CircleLoss",
+    "ContrastiveLoss",
+    "CrossBatchMemory",
+    "GeneralizedLiftedStructureLoss",
+    "LiftedStructureLoss",
+    "MarginLoss",
+    "MultiSimilarityLoss",
+    "MultipleLosses",
+    "NPairsLoss",
+    "NTXentLoss",
+    "PairLoss",
+    "SelfSupervisedLoss",
+    "SupConLoss",
+    "TripletMarginLoss",
+]

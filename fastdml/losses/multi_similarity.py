@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+import math
+from typing import Any, ClassVar
 
+from fastdml.distances import CosineSimilarity
 from fastdml.errors import InputError
-from fastdml.losses.base import PairLoss, Reducer
-from fastdml.miners import MinedPairs
-from fastdml.rules import MultiSimilarity
-
-PRESETS: dict[str, dict[str, float | None]] = {
-    "pml": {"alpha": 2.0, "beta": 50.0, "base": 0.5, "epsilon": None, "duplicate": None},
-    "official": {"alpha": 2.0, "beta": 40.0, "base": 0.5, "epsilon": 0.1, "duplicate": 1 - 1e-5},
-    "paper": {"alpha": 2.0, "beta": 50.0, "base": 1.0, "epsilon": 0.1, "duplicate": None},
-}
+from fastdml.functional import mining
+from fastdml.losses.base import Batch, PairLoss
+from fastdml.rules import EVERYTHING, MultiSimilarity, Selection
 
 
 class MultiSimilarityLoss(PairLoss):
@@ -33,8 +28,8 @@ class MultiSimilarityLoss(PairLoss):
             the paper uses 0.1.
         reduction: "mean" over all anchors, "sum", or "none" for the losses [N].
         duplicate: positives at least this similar are dropped as copies of the anchor. None drops none.
-        distance: None or pytorch-metric-learning's ``CosineSimilarity()``.
-        reducer: a reducer of pytorch-metric-learning, in place of ``reduction``.
+        options: ``distance``, ``reducer`` (in place of ``reduction``), ``embedding_regularizer`` and
+            ``embedding_reg_weight`` of :class:`~fastdml.losses.base.PairLoss`.
 
     An anchor that lacks a positive or a negative adds 0 under mining; without, the side that exists counts.
 
@@ -42,6 +37,13 @@ class MultiSimilarityLoss(PairLoss):
         >>> loss = MultiSimilarityLoss(epsilon=0.1)
         >>> loss(embeddings, labels).backward()
     """
+
+    default_distance = CosineSimilarity()
+    presets: ClassVar = {
+        "pml": {"alpha": 2.0, "beta": 50.0, "base": 0.5},
+        "official": {"alpha": 2.0, "beta": 40.0, "base": 0.5, "epsilon": 0.1, "duplicate": 1 - 1e-5},
+        "paper": {"alpha": 2.0, "beta": 50.0, "base": 1.0, "epsilon": 0.1},
+    }
 
     def __init__(
         self,
@@ -52,37 +54,22 @@ class MultiSimilarityLoss(PairLoss):
         reduction: str = "mean",
         *,
         duplicate: float | None = None,
-        distance: Any = None,
-        reducer: Reducer | None = None,
+        reducer: Any = None,
+        **options: Any,
     ) -> None:
-        super().__init__(reduction, distance, reducer)
+        if reduction not in ("mean", "sum", "none"):
+            raise InputError(f"reduction must be one of mean, sum, none, got {reduction!r}")
+        super().__init__(reducer=reduction if reducer is None else reducer, **options)
         self.alpha, self.beta, self.base = alpha, beta, base
+        self.selection = mining(epsilon, duplicate)
         self.epsilon, self.duplicate = epsilon, duplicate
-        self.rule  # noqa: B018  raises on values that no rule accepts
+        self.rule()  # raises on values that no rule accepts
 
-    @classmethod
-    def preset(cls, name: str, **changes: Any) -> MultiSimilarityLoss:
-        """The loss as somebody published it.
+    def rule(self, low: float = -math.inf, high: float = math.inf) -> MultiSimilarity:
+        return MultiSimilarity(self.alpha, self.beta, self.base)
 
-        Args:
-            name: "pml" (pytorch-metric-learning 2.9), "official" (the authors' code: beta 40, mining,
-                positives that are copies of the anchor dropped) or "paper" (base 1, mining).
-            changes: arguments of the class that differ from the preset.
-
-        Raises:
-            InputError: no such preset.
-        """
-        if name not in PRESETS:
-            raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
-        return cls(**{**PRESETS[name], **changes})
-
-    @property
-    def rule(self) -> MultiSimilarity:
-        return MultiSimilarity(self.alpha, self.beta, self.base, self.epsilon, self.duplicate)
-
-    def mined_rule(self, pairs: MinedPairs) -> MultiSimilarity | None:
-        # Mining on top of mining would intersect the two selections: the engine takes in one.
-        return replace(self.rule, epsilon=pairs.epsilon) if self.epsilon is None else None
-
-    def extra_repr(self) -> str:
-        return f"alpha={self.alpha}, beta={self.beta}, base={self.base}, epsilon={self.epsilon}"
+    def selection_of(self, pairs: Any, batch: Batch) -> Selection | None:
+        if pairs is None:
+            return self.selection
+        found = super().selection_of(pairs, batch)
+        return found if self.selection == EVERYTHING else None

@@ -1,4 +1,6 @@
-"""A loss as a rule: what a pair adds to its anchor's sums, and what the sums are worth; no engine in sight."""
+"""A loss as a rule: what a pair adds to its anchor's sums, and what the sums are worth; no engine in
+sight.
+"""
 
 from fastdml.rules.base import (
     Extremes,
@@ -15,6 +17,7 @@ from fastdml.rules.circle import Circle
 from fastdml.rules.closeness import COSINE, Closeness
 from fastdml.rules.contrastive import Contrastive
 from fastdml.rules.generalized_lifted_structure import GeneralizedLiftedStructure
+from fastdml.rules.lifted_structure import LiftedStructure
 from fastdml.rules.margin import Margin
 from fastdml.rules.multi_similarity import MultiSimilarity
 from fastdml.rules.ntxent import NTXent
@@ -30,6 +33,7 @@ __all__ = [
     "Contrastive",
     "Extremes",
     "GeneralizedLiftedStructure",
+    "LiftedStructure",
     "Margin",
     "MultiSimilarity",
     "NTXent",

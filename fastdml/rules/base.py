@@ -41,7 +41,9 @@ class PairStatistics(NamedTuple):
 
 
 class Extremes(NamedTuple):
-    """Closeness of an anchor's outermost pairs, each [N] or broadcastable; infinite where there is no pair."""
+    """Closeness of an anchor's outermost pairs, each [N] or broadcastable; infinite where there is no
+    pair.
+    """
 
     least_positive: Tensor
     most_positive: Tensor | None
@@ -53,22 +55,26 @@ class Extremes(NamedTuple):
 class RowLosses(NamedTuple):
     """The losses of one kind, gathered by anchor, as a reducer takes them.
 
-    For kind "element" an anchor has one loss, ``total``, and ``count`` is None. For pairs and triplets ``total``
-    [N] sums the losses of an anchor that the reducer counts, ``count`` [N] tells how many those are.
+    For kind "element" an anchor has one loss, ``total``, and ``count`` is None. For pairs and triplets
+    ``total`` [N] sums the losses of an anchor that the reducer counts, ``count`` [N] tells how many those
+    are.
     """
 
     total: Tensor
     count: Tensor | None = None
     kind: Reduced = "element"
+    divisor: Tensor | None = None
+    """What a divisor reducer divides by, a scalar; None where the loss has none."""
 
 
 class PairTerms(ABC):
-    """What one pair adds to the sums of its anchor, and its derivative: the only part of a loss that is fused.
+    """What one pair adds to the sums of its anchor, and its derivative: the only part of a loss that is
+    fused.
 
     Stated in PyTorch here; the twins in Triton (``triton_kernels/rules/<name>.py``) and C++
-    (``csrc/rules/<name>.h``) bear the same name and read the same constants. ``c`` is the closeness of pairs, of
-    any shape; ``row`` one number of each anchor, broadcast against it. Terms must be finite over the bounds of
-    the closeness, or be declared ``unsupported`` there. A subclass is a frozen dataclass of floats.
+    (``csrc/rules/<name>.h``) bear the same name and read the same constants. ``c`` is the closeness of pairs,
+    of any shape; ``row`` one number of each anchor, broadcast against it. Terms must be finite over the
+    bounds of the closeness, or be declared ``unsupported`` there. A subclass is a frozen dataclass of floats.
     """
 
     name: ClassVar[str]
@@ -86,7 +92,9 @@ class PairTerms(ABC):
 
     @abstractmethod
     def negative_terms(self, c: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-        """What a negative adds to ``negative_sum`` and to ``negative_second``; the second is not differentiated."""
+        """What a negative adds to ``negative_sum`` and to ``negative_second``; the second is not
+        differentiated.
+        """
 
     @abstractmethod
     def negative_weight(self, c: Tensor, row: Tensor) -> Tensor:
@@ -101,7 +109,9 @@ class PairTerms(ABC):
         """Derivatives of both terms by ``c``."""
 
     def negative_row(self, row: Tensor, extremes: Extremes) -> Tensor:
-        """The ``row`` of the negatives. Native backends use ``row`` itself: what differs must be ``unsupported``."""
+        """The ``row`` of the negatives. Native backends use ``row`` itself: what differs must be
+        ``unsupported``.
+        """
         del extremes
         return row
 
@@ -121,8 +131,8 @@ class PairTerms(ABC):
 class PairRule(ABC):
     """A pair loss: its terms, and the loss of every anchor from its sums, in plain PyTorch.
 
-    The row handed to the terms of negatives, and by default of positives, is ``row`` of :func:`fastdml.engines.pair.
-    pair_statistics`, such as a learnable margin of the anchor's class, or 0.
+    The row handed to the terms of negatives, and by default of positives, is ``row`` of
+    :func:`fastdml.engines.pair. pair_statistics`, such as a learnable margin of the anchor's class, or 0.
     """
 
     counts_duplicates: ClassVar[bool] = False
@@ -173,5 +183,3 @@ def element(total: Tensor) -> dict[str, RowLosses]:
 def zero_unless(condition: Tensor, losses: Tensor) -> Tensor:
     """The losses, or zeros of no gradient where the condition (a scalar or [N]) is false."""
     return torch.where(condition, losses, torch.zeros_like(losses))
-
-

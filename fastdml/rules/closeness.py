@@ -1,7 +1,7 @@
 """How close two embeddings are: one scale for similarities and distances, on which larger means closer.
 
-A similarity is its own closeness, a distance counts negatively. On this scale every pair loss has one form, and
-``margin(x, y)`` of pytorch-metric-learning is ``y - x`` whatever the distance.
+A similarity is its own closeness, a distance counts negatively. On this scale every pair loss has one form,
+and ``margin(x, y)`` of pytorch-metric-learning is ``y - x`` whatever the distance.
 """
 
 from __future__ import annotations

@@ -37,4 +37,6 @@ class GeneralizedLiftedStructure(PairRule):
 
     def value(self, statistics: PairStatistics, closeness: Closeness) -> dict[str, RowLosses]:
         terms = self.terms(closeness)
-        return element(torch.relu(terms.positive_logsumexp(statistics) + terms.negative_logsumexp(statistics)))
+        return element(
+            torch.relu(terms.positive_logsumexp(statistics) + terms.negative_logsumexp(statistics))
+        )

@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
 from fastdml.rules.base import PairRule, PairStatistics, RowLosses
 from fastdml.rules.closeness import Closeness
 from fastdml.rules.terms import Hinge
@@ -15,18 +13,17 @@ from fastdml.rules.terms import Hinge
 
 @dataclass(frozen=True)
 class Margin(PairRule):
-    """``[d_ap - beta + margin]_+ + [beta - d_an + margin]_+`` over triplets, or over pairs where those are listed.
+    """``[d_ap - beta + margin]_+ + [beta - d_an + margin]_+`` over the triplets of an anchor.
 
     The engine's ``row`` is the closeness that ``beta`` stands for, one of each anchor.
 
     Args:
         margin: half the width of the band around beta in which pairs cost.
-        over_pairs: statistics come from a list of triplets, each a positive and a negative pair; else every
-            kept positive of an anchor meets every kept negative.
+        low: -inf counts every triplet, 0 those of a loss above 0. Their sum is the same.
     """
 
     margin: float = 0.2
-    over_pairs: bool = False
+    low: float = -math.inf
 
     counts_duplicates: ClassVar[bool] = True
 
@@ -38,15 +35,16 @@ class Margin(PairRule):
         return Hinge(self.margin, self.margin, 0.0)
 
     def value(self, statistics: PairStatistics, closeness: Closeness) -> dict[str, RowLosses]:
-        pulls, pushes = self.meetings(statistics)
-        total = statistics.positive_sum * pulls + statistics.negative_sum * pushes
+        # every kept positive of an anchor meets every kept negative
+        positives, negatives = statistics.positives, statistics.negatives
+        total = statistics.positive_sum * negatives + statistics.negative_sum * positives
+        pulled, pushed = statistics.positive_second, statistics.negative_second
         # the terms take the row as a constant; its gradient is added, of value zero
         row = statistics.negative_row
-        slope = statistics.positive_second * pulls - statistics.negative_second * pushes
+        slope = pulled * negatives - pushed * positives
         total = total + slope.detach() * (row - row.detach())
-        count = statistics.positive_second * pulls + statistics.negative_second * pushes
-        return {"margin_loss": RowLosses(total, count, "triplet")}
-
-    def meetings(self, statistics: PairStatistics) -> tuple[Tensor | float, Tensor | float]:
-        """In how many triplets each kept positive, and each kept negative, of an anchor stands."""
-        return (1.0, 1.0) if self.over_pairs else (statistics.negatives, statistics.positives)
+        count = positives * negatives
+        if self.low == 0:
+            count = count - (positives - pulled) * (negatives - pushed)
+        divisor = (pulled * negatives + pushed * positives).sum()
+        return {"margin_loss": RowLosses(total, count, "triplet", divisor)}

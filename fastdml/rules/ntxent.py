@@ -1,4 +1,6 @@
-"""NT-Xent, also called InfoNCE (arXiv 1807.03748, 2002.05709); with one positive a class, the N-pairs loss."""
+"""NT-Xent, also called InfoNCE (arXiv 1807.03748, 2002.05709); with one positive a class, the N-pairs
+loss.
+"""
 
 from __future__ import annotations
 

@@ -11,10 +11,10 @@ from torch import Tensor
 class Selection(NamedTuple):
     """Keeps negatives closer than one threshold of their anchor and positives less close than another.
 
-    ``relative``: a negative is kept above the closeness of the anchor's least close positive less ``negative``,
-    a positive below that of its closest negative plus ``positive`` (Multi-Similarity mining). Else the thresholds
-    are the numbers themselves. Positives as close as ``duplicate`` count as copies of the anchor and are dropped.
-    All comparisons are strict.
+    ``relative``: a negative is kept above the closeness of the anchor's least close positive less
+    ``negative``, a positive below that of its closest negative plus ``positive`` (Multi-Similarity mining).
+    Else the thresholds are the numbers themselves. Positives as close as ``duplicate`` count as copies of the
+    anchor and are dropped. All comparisons are strict.
     """
 
     relative: bool = False

@@ -1,8 +1,8 @@
 """The terms of the losses that ship: five families, each with a twin in Triton and in C++ of the same name.
 
-Exponents are in base two, ``e^{s c - o} = 2^{c * scale - offset}`` with ``scale = s log2(e)``, and shifted so that a
-sum of 2**40 of them stays within float32. Where the closeness has no bounds, each anchor has a shift of its own,
-which only the backends in plain PyTorch take.
+Exponents are in base two, ``e^{s c - o} = 2^{c * scale - offset}`` with ``scale = s log2(e)``, and shifted so
+that a sum of 2**40 of them stays within float32. Where the closeness has no bounds, each anchor has a shift
+of its own, which only the backends in plain PyTorch take.
 """
 
 from __future__ import annotations
@@ -33,13 +33,18 @@ def _shift_and_range(low: float, high: float) -> tuple[float, float]:
     if not spread <= LARGEST_RANGE:
         return 0.0, spread
     shift = max(0.0, high - LARGEST_EXPONENT)
-    return (max(low + LARGEST_RANGE - LARGEST_EXPONENT, high - LARGEST_EXPONENT) if low < -80 else shift), spread
+    return (
+        max(low + LARGEST_RANGE - LARGEST_EXPONENT, high - LARGEST_EXPONENT) if low < -80 else shift
+    ), spread
 
 
 def _too_far(spread: float) -> str | None:
     if spread <= LARGEST_RANGE:
         return None
-    return f"exponents spread over {spread:.0f}, which leaves the range of float32; {LARGEST_RANGE:.0f} is accepted"
+    return (
+        f"exponents spread over {spread:.0f}, which leaves the range of float32; "
+        f"{LARGEST_RANGE:.0f} is accepted"
+    )
 
 
 @register
@@ -57,7 +62,9 @@ class Exponential(PairTerms):
     positive_offset: float
     positive_shift: float
     spread: float
-    """How far the exponents spread, infinite without bounds; where too far, anchors have shifts of their own."""
+    """How far the exponents spread, infinite without bounds; where too far, anchors have shifts of their
+    own.
+    """
 
     name: ClassVar[str] = "exponential"
 
@@ -78,7 +85,9 @@ class Exponential(PairTerms):
         largest = 0.0
         for slope, bias in (negative, positive):
             ends = [slope * c + bias if slope else bias for c in closeness.bounds]
-            shift, spread = _shift_and_range(0.0 if adds_one else min(ends), max(0.0, *ends) if adds_one else max(ends))
+            shift, spread = _shift_and_range(
+                0.0 if adds_one else min(ends), max(0.0, *ends) if adds_one else max(ends)
+            )
             numbers += [slope * LOG2E, (shift - bias) * LOG2E, shift]
             largest = max(largest, spread)
         return cls(*numbers, largest)
@@ -137,10 +146,11 @@ def _logsumexp(total: Tensor, row: Tensor, shift: float, of_none: float) -> Tens
 @register
 @dataclass(frozen=True)
 class Hinge(PairTerms):
-    """``[c + bias - row]_+`` for negatives, ``[bias - c + row]_+`` for positives; the second sums count terms.
+    """``[c + bias - row]_+`` for negatives, ``[bias - c + row]_+`` for positives; the second sums count
+    terms.
 
-    Only terms strictly between ``low`` and ``high`` are summed and counted, as a reducer with thresholds does.
-    Used by the contrastive and the margin loss, whose ``row`` is the margin of the anchor's class.
+    Only terms strictly between ``low`` and ``high`` are summed and counted, as a reducer with thresholds
+    does. Used by the contrastive and the margin loss, whose ``row`` is the margin of the anchor's class.
     """
 
     negative_bias: float
@@ -189,28 +199,34 @@ class Softplus(PairTerms):
     name: ClassVar[str] = "softplus"
 
     def negative_terms(self, c: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-        return F.softplus(c * self.negative_slope + self.negative_bias, threshold=_ALWAYS), torch.zeros_like(c)
+        return F.softplus(c * self.negative_slope + self.negative_bias, threshold=_ALWAYS), torch.zeros_like(
+            c
+        )
 
     def negative_weight(self, c: Tensor, row: Tensor) -> Tensor:
         return self.negative_slope * torch.sigmoid(c * self.negative_slope + self.negative_bias)
 
     def positive_terms(self, c: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-        return F.softplus(c * self.positive_slope + self.positive_bias, threshold=_ALWAYS), torch.zeros_like(c)
+        return F.softplus(c * self.positive_slope + self.positive_bias, threshold=_ALWAYS), torch.zeros_like(
+            c
+        )
 
     def positive_weights(self, c: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
         weight = self.positive_slope * torch.sigmoid(c * self.positive_slope + self.positive_bias)
         return weight, torch.zeros_like(c)
 
 
-# torch returns x itself for softplus of anything above its threshold; 20, its default, is not exact in float64
+# torch returns x itself for softplus of anything above its threshold; 20, its default, is not exact in
+# float64
 _ALWAYS = 40.0
 
 
 @register
 @dataclass(frozen=True)
 class CircleTerms(PairTerms):
-    """``e^{gamma [c + m]_+ (c - m) - shift}`` for negatives, ``e^{-gamma [1 + m - c]_+ (c - 1 + m) - row}`` for
-    positives, the factors in brackets constants to the gradient. The row is the positives' largest exponent.
+    """``e^{gamma [c + m]_+ (c - m) - shift}`` for negatives, ``e^{-gamma [1 + m - c]_+ (c - 1 + m) - row}``
+    for positives, the factors in brackets constants to the gradient. The row is the positives' largest
+    exponent.
 
     On cosine similarity only. Made by :meth:`of`.
     """
@@ -268,16 +284,19 @@ class CircleTerms(PairTerms):
 @register
 @dataclass(frozen=True)
 class InfoNCE(PairTerms):
-    """``e^{slope c - shift}`` for negatives; for positives ``log(1 + e^{row - slope c})``, row their log-sum-exp.
+    """``e^{slope c - shift}`` for negatives; for positives ``log(1 + e^{row - slope c})``, row their
+    log-sum-exp.
 
-    The second sum of the positives is that of the sigmoids, the derivative of the first by the row. Used by NT-Xent
-    and N-pairs. Made by :meth:`of`.
+    The second sum of the positives is that of the sigmoids, the derivative of the first by the row. Used by
+    NT-Xent and N-pairs. Made by :meth:`of`.
     """
 
     scale: float
     offset: float
     spread: float
-    """How far the exponents spread, infinite without bounds; where too far, anchors have shifts of their own."""
+    """How far the exponents spread, infinite without bounds; where too far, anchors have shifts of their
+    own.
+    """
 
     name: ClassVar[str] = "info_nce"
 
