@@ -123,7 +123,8 @@ def _forward(
         for block in pairs.blocks():
             positive = block.positive & (block.c < chosen.duplicate) if chosen.selects else block.positive
             least, most = _outermost(block.c, positive, False), _outermost(block.c, block.negative, True)
-            extremes = Extremes(least, _outermost(block.c, positive, True), most)
+            most_positive = _outermost(block.c, positive, True)
+            extremes = Extremes(least, most_positive, most)
             thresholds = chosen.negative_threshold(least), chosen.positive_threshold(most)
             positive, negative = _kept(block, chosen, *thresholds)
             negative_row = made.negative_row(row[block.at], extremes)
@@ -133,7 +134,7 @@ def _forward(
             pulled, second = made.positive_terms(block.c, positive_row[:, None])
             numbers = (
                 negative_sum, _sum(counted, negative), _sum(pulled, positive), _sum(second, positive),
-                most, least, positive.sum(dim=1), negative.sum(dim=1), extremes.most_positive,
+                most, least, positive.sum(dim=1), negative.sum(dim=1), most_positive,
             )  # fmt: skip
             for at, value in enumerate(numbers):
                 statistics[at, block.at] = value

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from fastdml.backends import blocked, reference, select  # noqa: F401  blocked defines its operators
-from fastdml.engines import pair_ops  # defines the operators
+from fastdml.backends.dtypes import accumulator
+from fastdml.engines import pair_ops  # noqa: F401  defines the operators
 from fastdml.rules import (
     COSINE,
     EVERYTHING,
@@ -83,7 +84,7 @@ def pair_statistics(
     terms = rule.terms(closeness)
     dtype = embeddings.dtype
     if row is None:
-        row = embeddings.new_zeros(embeddings.shape[0], dtype=pair_ops.accumulator(dtype))
+        row = embeddings.new_zeros(embeddings.shape[0], dtype=accumulator(dtype))
     nothing = (ref_embeddings is not None and ref_embeddings.shape[0] == 0) or embeddings.numel() == 0
     backend = "reference"
     if not nothing:
@@ -94,7 +95,7 @@ def pair_statistics(
         return reference.pair_statistics(
             terms, closeness, selection, row, embeddings, labels, ref_embeddings, ref_labels, own
         )
-    row = row.to(pair_ops.accumulator(dtype))
+    row = row.to(accumulator(dtype))
     statistics = _PairStatistics.apply(
         embeddings, ref_embeddings, labels, ref_labels, own, row.detach(), backend,
         terms.name, terms.constants(), selection.constants(), closeness.code,
@@ -111,7 +112,7 @@ def _with_rows(terms: PairTerms, statistics: tuple[Tensor, ...], row: Tensor, ba
         negative_row = terms.negative_row(row, extremes)
     negative_sum = statistics[0].detach()
     positive_row = terms.positive_row(row, extremes, negative_sum, negative_row.detach())
-    return PairStatistics(*statistics[:8], negative_row, positive_row)
+    return PairStatistics._make((*statistics[:8], negative_row, positive_row))
 
 
 def _operator(direction: str, backend: str) -> Any:

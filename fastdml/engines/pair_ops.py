@@ -1,10 +1,11 @@
 """The pair engine's operators: schema and shape inference; implementations live with the backends.
 
-Both operators are opaque and functional, one pair for each native backend. The forward takes embeddings [N, D] and
-labels [N] int64, with candidates [M, D] and [M] or without; ``own`` [N] int64, the candidate that each anchor itself
-is (-1: none; without candidates every anchor is its own); ``row`` [N] in the accumulator dtype, one number of each
-anchor for the terms (none: 0); the terms' name and constants (:mod:`fastdml.rules.terms`), the four constants of a
-selection (:mod:`fastdml.rules.selection`) and the code of the closeness (:mod:`fastdml.rules.closeness`).
+Both operators are opaque and functional, one pair for each native backend. The forward takes embeddings [N,
+D] and labels [N] int64, with candidates [M, D] and [M] or without; ``own`` [N] int64, the candidate that each
+anchor itself is (-1: none; without candidates every anchor is its own); ``row`` [N] in the accumulator dtype,
+one number of each anchor for the terms (none: 0); the terms' name and constants (:mod:`fastdml.rules.terms`),
+the four constants of a selection (:mod:`fastdml.rules.selection`) and the code of the closeness
+(:mod:`fastdml.rules.closeness`).
 
 It returns
 
@@ -26,9 +27,9 @@ It returns
 ==============  ==============  ==========================================================================
 
 The backward takes ``grad_statistics`` [3, N], the gradients of ``negative_sum``, ``positive_sum`` and
-``positive_second`` in the order of the input. A row that is not finite makes its own sums NaN and its own gradient,
-a candidate those of all anchors, by adding ``0 * norm``: comparisons with NaN are false, so a selection would else
-leave it out in silence.
+``positive_second`` in the order of the input. A row that is not finite makes its own sums NaN and its own
+gradient, a candidate those of all anchors, by adding ``0 * norm``: comparisons with NaN are false, so a
+selection would else leave it out in silence.
 
 The accumulator dtype is float64 for float64 input and float32 for all others.
 """
@@ -43,14 +44,14 @@ from fastdml.backends.dtypes import accumulator
 STATISTICS = 8
 GRADIENTS = 3
 FORWARD_SCHEMA = (
-    "(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, Tensor? own, Tensor? row, "
-    "str terms, float[] constants, float[] selection, int closeness, bool keep) -> (Tensor statistics, "
-    "Tensor units, Tensor norms, Tensor order, Tensor spans, Tensor rows, Tensor tiles)"
+    "(Tensor embeddings, Tensor labels, Tensor? ref_embeddings, Tensor? ref_labels, Tensor? own, "
+    "Tensor? row, str terms, float[] constants, float[] selection, int closeness, bool keep) -> "
+    "(Tensor statistics, Tensor units, Tensor norms, Tensor order, Tensor spans, Tensor rows, Tensor tiles)"
 )
 BACKWARD_SCHEMA = (
-    "(Tensor grad_statistics, Tensor units, Tensor norms, Tensor order, Tensor spans, Tensor rows, Tensor tiles, "
-    "str terms, float[] constants, float[] selection, int closeness, bool need_anchors, bool need_candidates) "
-    "-> (Tensor, Tensor)"
+    "(Tensor grad_statistics, Tensor units, Tensor norms, Tensor order, Tensor spans, Tensor rows, "
+    "Tensor tiles, str terms, float[] constants, float[] selection, int closeness, bool need_anchors, "
+    "bool need_candidates) -> (Tensor, Tensor)"
 )
 BACKENDS = ("cpu", "triton", "cuda")
 

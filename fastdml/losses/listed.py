@@ -132,7 +132,7 @@ def listed_statistics(
 ) -> PairStatistics:
     """What ``rule`` sums over listed pairs."""
     count = len(batch.embeddings)
-    sides = []
+    sides: list[Side] = []
     for anchors, others in (pairs[:2], pairs[2:]):
         if not rule.counts_duplicates:
             both = torch.unique(anchors * batch.candidates + others)
@@ -140,4 +140,5 @@ def listed_statistics(
         sides.append(Side(listed_closeness(closeness, batch, anchors, others), anchors))
     if row is None:
         row = batch.embeddings.new_zeros(count)
-    return statistics_of_sides(rule.terms(closeness), row, *sides, count)
+    positives, negatives = sides
+    return statistics_of_sides(rule.terms(closeness), row, positives, negatives, count)

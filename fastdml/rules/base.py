@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from fastdml.rules.closeness import Closeness
 
@@ -52,7 +53,8 @@ class Extremes(NamedTuple):
     """None before the sweep over the negatives."""
 
 
-class RowLosses(NamedTuple):
+@dataclass(frozen=True)
+class RowLosses:
     """The losses of one kind, gathered by anchor, as a reducer takes them.
 
     For kind "element" an anchor has one loss, ``total``, and ``count`` is None. For pairs and triplets
@@ -86,7 +88,7 @@ class PairTerms(ABC):
         return [float(getattr(self, field.name)) for field in fields(self)]  # type: ignore[arg-type]
 
     @classmethod
-    def from_constants(cls, constants: Sequence[float]) -> PairTerms:
+    def from_constants(cls, constants: Sequence[float]) -> Self:
         """The inverse of ``constants``."""
         return cls(*constants)
 

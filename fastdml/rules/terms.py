@@ -81,16 +81,16 @@ class Exponential(PairTerms):
         Args:
             adds_one: the loss adds 1 to both sums, so that small exponents may vanish.
         """
-        numbers: list[float] = []
-        largest = 0.0
-        for slope, bias in (negative, positive):
+
+        def side(slope: float, bias: float) -> tuple[float, float, float, float]:
             ends = [slope * c + bias if slope else bias for c in closeness.bounds]
-            shift, spread = _shift_and_range(
-                0.0 if adds_one else min(ends), max(0.0, *ends) if adds_one else max(ends)
-            )
-            numbers += [slope * LOG2E, (shift - bias) * LOG2E, shift]
-            largest = max(largest, spread)
-        return cls(*numbers, largest)
+            low, high = (0.0, max(0.0, *ends)) if adds_one else (min(ends), max(ends))
+            shift, spread = _shift_and_range(low, high)
+            return slope * LOG2E, (shift - bias) * LOG2E, shift, spread
+
+        *pushed, negative_spread = side(*negative)
+        *pulled, positive_spread = side(*positive)
+        return cls.from_constants([*pushed, *pulled, max(negative_spread, positive_spread)])
 
     def negative_terms(self, c: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
         return torch.exp2(c * self.negative_scale - self.negative_offset - row), torch.zeros_like(c)
