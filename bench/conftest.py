@@ -15,7 +15,7 @@ from bench.interleaved import TINY, Protocol
 from bench.peers import check_agreement, pair_contestants
 from bench.report import summary
 from bench.results import FOLDER
-from bench.retrieval_peers import check_recall, retrieval_contestants
+from bench.retrieval_peers import check_retrieval, retrieval_contestants
 from bench.sweep import Sweep
 from bench.workload import Workload
 
@@ -69,11 +69,11 @@ def pair_sweep(request: pytest.FixtureRequest) -> Sweep:
 
 @pytest.fixture(scope="session")
 def retrieval_sweep(request: pytest.FixtureRequest) -> Sweep:
-    """The contest of Recall@K."""
+    """The contest of exact evaluation."""
     device = chosen_device(request.config)
-    checked = check_recall(device, Workload(1200, 16, device=device))
-    wrong = {name: f"recall off by {error:.1e}" for name, error in checked.items() if error > 1e-9}
-    return _sweep(request.config, "retrieval", "recall_at_k", device, retrieval_contestants(device), wrong)
+    checked = check_retrieval(device, Workload(1200, 16, device=device))
+    wrong = {name: f"metrics off by {error:.1e}" for name, error in checked.items() if error > 1e-9}
+    return _sweep(request.config, "retrieval", "evaluate", device, retrieval_contestants(device), wrong)
 
 
 def _sweep(

@@ -47,7 +47,7 @@ class Peak:
 
 
 def measure_peak(contestant: Contestant, contest: str, work: Workload, timeout: float = 300.0) -> Peak:
-    """The peak of one step of a contestant of ``contest`` ("pair" or "retrieval")."""
+    """The peak of one step of a contestant of a contest that :mod:`bench.sweep` knows."""
     if work.device == "cuda":
         return _cuda_peak(contestant, work)
     if not can_measure():
@@ -117,10 +117,15 @@ def _cuda_peak(contestant: Contestant, work: Workload) -> Peak:
 
 
 def _contestants(contest: str) -> Callable[[str], list[Contestant]]:
-    if contest == "pair":
+    # only what the contest needs is imported, for imports take memory
+    if contest == "pair_multi_similarity":
         from bench.peers import pair_contestants
 
         return pair_contestants
+    if contest == "pair_losses":
+        from bench.loss_peers import loss_contestants
+
+        return loss_contestants
     from bench.retrieval_peers import retrieval_contestants
 
     return retrieval_contestants

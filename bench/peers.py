@@ -1,7 +1,7 @@
 """The contestants: every way to compute one loss, functions of one signature, and the proof that they agree.
 
-A contestant is ``loss(embeddings, labels) -> scalar``: Multi-Similarity with mining, epsilon 0.1. Those that
-cannot run here stay in the list and say why.
+A contestant is ``loss(embeddings, labels) -> scalar``; here of Multi-Similarity with mining, epsilon 0.1. Those
+that cannot run here stay in the list and say why.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ import torch
 from torch import Tensor
 
 import fastdml
-from bench import blocked
+from bench import blocked, dense
 from bench.workload import Workload
-from fastdml.backends import reference, registry
+from fastdml.backends import registry
 from fastdml.functional import multi_similarity
-from fastdml.rules import MultiSimilarity
 
 Function = Callable[[Tensor, Tensor], Any]
-RULE = MultiSimilarity(epsilon=blocked.EPSILON)
 ALLOWED = {"float32": 1e-4, "float64": 1e-9}
 """Largest relative error of loss and gradient against float64 with which a contestant may take part. In a
 narrower dtype those that compare similarities in it mine other pairs, and no bound would mean anything."""
@@ -38,6 +36,7 @@ class Contestant:
         make: makes the function; called only where ``absent`` is None.
         absent: why it cannot run here.
         bytes_a_pair: about what it holds at its peak for each of the N^2 pairs, in float32; 0: linear in N.
+        bytes_a_cube: the same for each of N^3.
         largest_on_cpu: the largest N that is worth waiting for on a CPU.
         compiles: whether its first call at a size compiles, which is no part of a step.
     """
@@ -46,6 +45,7 @@ class Contestant:
     make: Callable[[], Function]
     absent: str | None = None
     bytes_a_pair: float = 0.0
+    bytes_a_cube: float = 0.0
     largest_on_cpu: int | None = None
     compiles: bool = False
 
@@ -56,7 +56,7 @@ class Contestant:
         if work.device == "cpu":
             if self.largest_on_cpu is not None and work.samples > self.largest_on_cpu:
                 return f"skipped: too slow above N = {self.largest_on_cpu} on a CPU"
-            needed = self.bytes_a_pair * work.samples * work.samples
+            needed = (self.bytes_a_pair + self.bytes_a_cube * work.samples) * work.samples**2
             if needed > 0.8 * free_bytes:
                 return f"skipped: needs about {needed / 1e9:.0f} GB, {free_bytes / 1e9:.0f} GB are free"
         return None
@@ -71,35 +71,35 @@ def pair_contestants(device: str, interpreted: bool = False) -> list[Contestant]
         )
         for name in names
     ]
-    has_pml = importlib.util.find_spec("pytorch_metric_learning") is not None
-    missing = None if has_pml else "pytorch-metric-learning is not installed"
     return [
         *fused,
         Contestant("compiled", _compiled, bytes_a_pair=15, largest_on_cpu=16384, compiles=True),
         Contestant("blocked", lambda: blocked.multi_similarity, largest_on_cpu=32768),
-        Contestant("dense", lambda: _dense, bytes_a_pair=31, largest_on_cpu=16384),
-        Contestant("pml", _pml, missing, bytes_a_pair=66, largest_on_cpu=8192),
+        Contestant("dense", lambda: dense.multi_similarity, bytes_a_pair=31, largest_on_cpu=16384),
+        Contestant("pml", _pml, pml_missing(), bytes_a_pair=66, largest_on_cpu=8192),
     ]
+
+
+def pml_missing() -> str | None:
+    """Why pytorch-metric-learning cannot take part, None where it can."""
+    has_pml = importlib.util.find_spec("pytorch_metric_learning") is not None
+    return None if has_pml else "pytorch-metric-learning is not installed"
 
 
 def _fused(backend: str) -> Function:
     def loss(embeddings: Tensor, labels: Tensor) -> Tensor:
         # The backward needs no backend: the forward's choice is saved.
         with fastdml.use_backend(backend):
-            return multi_similarity(embeddings, labels, epsilon=RULE.epsilon)
+            return multi_similarity(embeddings, labels, epsilon=blocked.EPSILON)
 
     return loss
-
-
-def _dense(embeddings: Tensor, labels: Tensor) -> Tensor:
-    return reference.pair_losses(RULE, embeddings, labels).mean()
 
 
 def _compiled() -> Function:
     # One graph a shape: dynamic ones are up to twice as slow. Without the reset the ninth shape would fail,
     # for torch.compile keeps eight.
     torch._dynamo.reset()
-    loss: Function = torch.compile(_dense, dynamic=False, fullgraph=True)
+    loss: Function = torch.compile(dense.multi_similarity, dynamic=False, fullgraph=True)
     return loss
 
 
@@ -107,7 +107,7 @@ def _pml() -> Function:
     from pytorch_metric_learning.losses import MultiSimilarityLoss
     from pytorch_metric_learning.miners import MultiSimilarityMiner
 
-    loss, miner = MultiSimilarityLoss(), MultiSimilarityMiner(epsilon=RULE.epsilon)
+    loss, miner = MultiSimilarityLoss(), MultiSimilarityMiner(epsilon=blocked.EPSILON)
 
     def mined(embeddings: Tensor, labels: Tensor) -> Tensor:
         result: Tensor = loss(embeddings, labels, miner(embeddings, labels))
@@ -118,7 +118,7 @@ def _pml() -> Function:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far a contestant's loss and gradient are from those of the dense form in float64, relative."""
+    """How far a contestant's loss and gradient are from the truth in float64, relative."""
 
     loss_error: float
     gradient_error: float
@@ -137,20 +137,30 @@ def check_agreement(
     samples: int = 192,
     width: int = 48,
     allowed: float | None = None,
+    truth: Function = dense.multi_similarity,
 ) -> dict[str, Agreement]:
-    """Compares every contestant that can run with the dense form in float64, on fresh embeddings."""
+    """Compares every contestant that can run with ``truth`` in float64, on fresh embeddings."""
     embeddings, labels = Workload(samples, width, dtype, device).make()
-    truth, truth_gradient = _value_and_gradient(_dense, embeddings.detach().double(), labels)
+    exact, exact_gradient = _value_and_gradient(truth, embeddings.detach().double(), labels)
     found = {}
     for contestant in contestants:
         if contestant.absent is None:
             loss, gradient = _value_and_gradient(contestant.make(), embeddings.detach(), labels)
             found[contestant.name] = Agreement(
-                float((loss - truth).abs() / truth.abs()),
-                float((gradient - truth_gradient).norm() / truth_gradient.norm()),
+                float((loss - exact).abs() / exact.abs()),
+                float((gradient - exact_gradient).norm() / exact_gradient.norm()),
                 ALLOWED[dtype] if allowed is None else allowed,
             )
     return found
+
+
+def disagreements(found: dict[str, Agreement]) -> dict[str, str]:
+    """The contestants that do not agree, and how far off they are."""
+    return {
+        name: f"loss off by {one.loss_error:.1e}, gradient by {one.gradient_error:.1e}"
+        for name, one in found.items()
+        if not one.agrees
+    }
 
 
 def _value_and_gradient(loss: Function, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

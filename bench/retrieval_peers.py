@@ -1,8 +1,9 @@
-"""The contestants for Recall@1, 2, 4, 8 of every row against all others: cosine, float32, exact."""
+"""Contestants for Recall@1, 10, 100, 1000 and MAP@R of every row against all others: float32, exact."""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -10,52 +11,92 @@ from torch import Tensor
 
 from bench.peers import Contestant
 from bench.workload import Workload
-from fastdml.retrieval import recall_at_k
+from fastdml.retrieval import evaluate
 
-KS = (1, 2, 4, 8)
+KS = (1, 10, 100, 1000)
 BLOCK = 1024
+
+Metrics = dict[str, float]
+"""In [0, 1], by name; a contestant may lack some."""
 
 
 def retrieval_contestants(device: str) -> list[Contestant]:
     """All of them; faiss runs on the CPU only, for faiss-cpu is what is compared with."""
-    faiss = importlib.util.find_spec("faiss") is not None
-    missing = None if faiss else "faiss-cpu is not installed"
+    missing = None if _installed("faiss") else "faiss-cpu is not installed"
     if device != "cpu":
         missing = "faiss-cpu does not run on a GPU"
+    no_pml = None if _installed("pytorch_metric_learning") else "pytorch-metric-learning is not installed"
     return [
         Contestant("fastdml", lambda: _fastdml),
         Contestant("faiss-cpu", lambda: _faiss, missing),
+        Contestant("pml", lambda: _pml, missing or no_pml, bytes_a_pair=64, largest_on_cpu=8192),
         Contestant("topk", lambda: _topk),
     ]
 
 
-def _fastdml(embeddings: Tensor, labels: Tensor) -> dict[int, float]:
-    return recall_at_k(embeddings.detach(), labels, KS)
+def _installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
 
 
-def _faiss(embeddings: Tensor, labels: Tensor) -> dict[int, float]:
+def _fastdml(embeddings: Tensor, labels: Tensor) -> Metrics:
+    found = evaluate(embeddings, labels, KS)
+    return {**{f"recall_at_{k}": share for k, share in found.recall.items()}, "map_at_r": found.map_at_r}
+
+
+def _faiss(embeddings: Tensor, labels: Tensor) -> Metrics:
     import faiss
 
     faiss.omp_set_num_threads(torch.get_num_threads())
     unit = F.normalize(embeddings.detach().float(), dim=1).numpy()
     index = faiss.IndexFlatIP(unit.shape[1])
     index.add(unit)
-    found = torch.from_numpy(index.search(unit, KS[-1] + 1)[1])
-    return _recall(_without_own(found, 0), labels, labels)
+    neighbours = min(KS[-1], len(unit) - 1)
+    return _in_blocks(
+        labels,
+        lambda start, stop: _without_own(
+            torch.from_numpy(index.search(unit[start:stop], neighbours + 1)[1]), start
+        ),
+    )
 
 
-def _topk(embeddings: Tensor, labels: Tensor) -> dict[int, float]:
-    """Plain PyTorch, a block of queries at a time."""
+def _topk(embeddings: Tensor, labels: Tensor) -> Metrics:
+    """Plain PyTorch."""
     unit = F.normalize(embeddings.detach().float(), dim=1)
-    total = dict.fromkeys(KS, 0.0)
-    for start in range(0, len(unit), BLOCK):
-        similarity = unit[start : start + BLOCK] @ unit.T
+    neighbours = min(KS[-1], len(unit) - 1)
+
+    def search(start: int, stop: int) -> Tensor:
+        similarity = unit[start:stop] @ unit.T
         rows = torch.arange(len(similarity), device=unit.device)
         similarity[rows, rows + start] = -torch.inf
-        found = similarity.topk(KS[-1], dim=1).indices
-        for k, share in _recall(found, labels[start : start + BLOCK], labels).items():
-            total[k] += share * len(found) / len(unit)
-    return total
+        return similarity.topk(neighbours, dim=1).indices
+
+    return _in_blocks(labels, search)
+
+
+def _pml(embeddings: Tensor, labels: Tensor) -> Metrics:
+    """Of Recall@K it has K = 1 only, and looks for as many neighbours as the largest class has rows."""
+    from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+
+    calculator = AccuracyCalculator(
+        include=("precision_at_1", "mean_average_precision_at_r"), device=torch.device("cpu")
+    )
+    found = calculator.get_accuracy(F.normalize(embeddings.detach().float(), dim=1), labels)
+    return {"recall_at_1": found["precision_at_1"], "map_at_r": found["mean_average_precision_at_r"]}
+
+
+def _in_blocks(labels: Tensor, search: Callable[[int, int], Tensor]) -> Metrics:
+    """The metrics of the neighbours that ``search`` finds of the rows [start, stop), nearest first."""
+    parts = []
+    positives = labels.bincount()[labels] - 1
+    for start in range(0, len(labels), BLOCK):
+        stop = min(start + BLOCK, len(labels))
+        hit = labels[search(start, stop)] == labels[start:stop, None]
+        place = torch.arange(1, hit.shape[1] + 1, device=hit.device)
+        r = positives[start:stop, None]
+        precision = torch.where(hit & (place <= r), hit.cumsum(dim=1).double() / place, 0.0).sum(dim=1)
+        parts.append(torch.stack([*(hit[:, :k].any(dim=1).double() for k in KS), precision / r[:, 0]]))
+    means = torch.cat(parts, dim=1).mean(dim=1).tolist()
+    return dict(zip([*(f"recall_at_{k}" for k in KS), "map_at_r"], means, strict=True))
 
 
 def _without_own(found: Tensor, first: int) -> Tensor:
@@ -65,14 +106,9 @@ def _without_own(found: Tensor, first: int) -> Tensor:
     return found[~own].reshape(len(found), -1)
 
 
-def _recall(found: Tensor, labels: Tensor, gallery_labels: Tensor) -> dict[int, float]:
-    hit = gallery_labels[found] == labels[:, None]
-    return {k: float(hit[:, :k].any(dim=1).double().mean()) for k in KS}
-
-
-def check_recall(device: str, work: Workload) -> dict[str, float]:
-    """Largest difference of each contestant's recalls from fastdml's: ties aside, it is 0."""
+def check_retrieval(device: str, work: Workload) -> dict[str, float]:
+    """Largest difference of each contestant's metrics from fastdml's: ties and rounding aside, it is 0."""
     batch = work.make(requires_grad=False)
     found = {c.name: c.make()(*batch) for c in retrieval_contestants(device) if c.absent is None}
     truth = found["fastdml"]
-    return {name: max(abs(recall[k] - truth[k]) for k in KS) for name, recall in found.items()}
+    return {name: max(abs(has[key] - truth[key]) for key in has) for name, has in found.items()}

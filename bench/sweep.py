@@ -15,7 +15,13 @@ from bench.results import Results, Row
 from bench.turns import CallTurn, TrainingTurn, Turn
 from bench.workload import DESCRIPTION, Workload
 
-DIRECTIONS = {"pair": ("forward", "backward", "both"), "retrieval": ("evaluate",)}
+BOTH_WAYS = ("forward", "backward", "both")
+DIRECTIONS = {
+    "pair_multi_similarity": BOTH_WAYS,
+    "pair_losses": BOTH_WAYS,
+    "retrieval_evaluate": ("evaluate",),
+}
+"""What is timed, by contest; the last is the whole."""
 MILLISECONDS, MEGABYTES = 1e3, 1e-6
 
 
@@ -23,8 +29,7 @@ class Sweep:
     """Measures one size at a time and merges its rows into the results file at once: a cut-off run counts.
 
     Args:
-        contest: "pair" or "retrieval".
-        loss: the results file's name after the contest's: "multi_similarity", "recall_at_k".
+        contest: one of ``DIRECTIONS``, which is also the name of its results file.
         contestants: all of them; those that cannot run get a row that says so.
         wrong: contestants that computed something else, and how far off they were: never timed.
         ceilings: rates of the device, sampled once for every size.
@@ -36,7 +41,6 @@ class Sweep:
     def __init__(
         self,
         contest: str,
-        loss: str,
         device: str,
         contestants: Sequence[Contestant],
         wrong: dict[str, str],
@@ -58,7 +62,7 @@ class Sweep:
             "ceilings": {},
         }
         self.run = machine.run_name(self.header)
-        self.results = Results(f"{contest}_{loss}", {self.run: self.header}, [])
+        self.results = Results(contest, {self.run: self.header}, [])
         self._outcomes: dict[Workload, dict[str, Outcome]] = {}
         self._peaks: dict[tuple[Workload, str], Peak] = {}
 
@@ -145,7 +149,8 @@ class Sweep:
             return f"skipped: too slow, from N = {work.samples} on about {step:.0f} s a step"
         contestant = self.contestants[name]
         why = contestant.refuses(work, memory.free_memory())
-        if why is None and self.quick is not None and contestant.bytes_a_pair and work.samples > self.quick:
+        holds_pairs = contestant.bytes_a_pair or contestant.bytes_a_cube
+        if why is None and self.quick is not None and holds_pairs and work.samples > self.quick:
             return f"skipped: holds all pairs, above N = {self.quick} only in a full run"
         return why
 
@@ -153,7 +158,7 @@ class Sweep:
         contestant = self.contestants[name]
 
         def make() -> Turn:
-            if self.contest == "retrieval":
+            if self.contest == "retrieval_evaluate":
                 return CallTurn(contestant.make(), work.make(requires_grad=False))
             turn = TrainingTurn(contestant.make(), work.make())
             if contestant.compiles:

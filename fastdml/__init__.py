@@ -1,7 +1,8 @@
 """Fused deep-metric-learning losses: no N x N similarity matrix, no list of triplets.
 
 `fastdml.losses` holds the loss modules, `fastdml.miners` their lazy miners, `fastdml.functional` the same as
-functions. All are imported when they are first used, torch with them.
+functions, `fastdml.rules` what losses are made of, `fastdml.gpw` their pair weights. All are imported when
+they are first used, torch with them.
 """
 
 from __future__ import annotations
@@ -10,16 +11,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastdml import data, functional, losses, miners, retrieval, training
+    from fastdml import data, functional, gpw, losses, miners, retrieval, rules, training
     from fastdml.backends.registry import available_backends, use_backend
-    from fastdml.errors import BackendError, InputError
+    from fastdml.errors import BackendError, InputError, RuleError
 
 __version__ = "0.1.0"
 
-_SUBMODULES = ("data", "functional", "losses", "miners", "retrieval", "training")
+_SUBMODULES = ("data", "functional", "gpw", "losses", "miners", "retrieval", "rules", "training")
 _NAMES = {
     "BackendError": "errors",
     "InputError": "errors",
+    "RuleError": "errors",
     "available_backends": "backends.registry",
     "use_backend": "backends.registry",
 }
@@ -27,13 +29,16 @@ _NAMES = {
 __all__ = [
     "BackendError",
     "InputError",
+    "RuleError",
     "__version__",
     "available_backends",
     "data",
     "functional",
+    "gpw",
     "losses",
     "miners",
     "retrieval",
+    "rules",
     "training",
     "use_backend",
 ]

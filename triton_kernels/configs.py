@@ -123,28 +123,41 @@ def _shallow(tile: Tile | None, width: int) -> Tile:
     return tile._replace(depth=min(tile.depth, power_of_two(width)))
 
 
-def forward_tile(arch: str, dtype: torch.dtype, width: int, precision: str) -> Tile:
-    """Tile of the sweep over the negatives."""
+def forward_tile(arch: str, dtype: torch.dtype, width: int, precision: str, light: bool) -> Tile:
+    """Tile of the sweep over the negatives; ``light``: what they add takes few registers."""
     tile = _shallow(_find(FORWARD, arch, _kind(dtype, precision), width), width)
+    if dtype == torch.float16:  # whose sweep finds the largest weights too
+        return tile._replace(columns=min(tile.columns, 128 if light else 64), registers=0)
+    if not light:
+        return tile._replace(columns=min(tile.columns, 64 if tile.registers else 128))
     # the mask of a ragged last slab takes the registers that the widest tile has not left
     return tile._replace(columns=min(tile.columns, 128)) if width % tile.depth else tile
 
 
-def positive_tile(arch: str, dtype: torch.dtype, width: int, precision: str) -> Tile:
+def positive_tile(arch: str, dtype: torch.dtype, width: int, precision: str, light: bool) -> Tile:
     """Tile of the sweep over the positives: of the same depth, and no wider than a short range is worth."""
-    tile = forward_tile(arch, dtype, width, precision)
-    return tile._replace(columns=min(tile.columns, 128), registers=0)
+    tile = forward_tile(arch, dtype, width, precision, light)
+    return tile._replace(columns=min(tile.columns, 64), registers=0)
 
 
-def block_tile(arch: str, dtype: torch.dtype, width: int, precision: str) -> Tile:
-    """Tile of the kernel that writes blocks of weights."""
-    return _shallow(_find(BLOCK, arch, _kind(dtype, precision), width), width)
+def block_tile(
+    arch: str, dtype: torch.dtype, width: int, precision: str, light: bool, self_pairs: bool
+) -> Tile:
+    """Tile of the kernel that writes blocks of weights; of self-pairs it reads numbers of the columns too."""
+    tile = _shallow(_find(BLOCK, arch, _kind(dtype, precision), width), width)
+    widest = 128 if light else 64
+    if self_pairs:
+        widest = 32 if family(arch) == "sm_100" else widest // 2
+    return tile._replace(columns=min(tile.columns, widest))
 
 
-def row_owner_tile(arch: str, dtype: torch.dtype, width: int, precision: str) -> Tile | None:
+def row_owner_tile(arch: str, dtype: torch.dtype, width: int, precision: str, light: bool) -> Tile | None:
     """Tile of the row owner; None where the backward goes by blocks."""
     tile = _find(ROW_OWNER, arch, _kind(dtype, precision), width)
-    return None if tile is None else tile._replace(depth=power_of_two(width))
+    if tile is None:
+        return None
+    narrow = not light and (width > 128 or family(arch) == "sm_100")
+    return tile._replace(columns=min(tile.columns, 32) if narrow else tile.columns, depth=power_of_two(width))
 
 
 def row_tile(width: int) -> Tile:

@@ -8,21 +8,16 @@ import torch
 from torch import Tensor
 
 from fastdml.triton_kernels import configs
+from fastdml.triton_kernels.closeness import INNER
 from fastdml.triton_kernels.pair_backward import pair_row_gradients
 from fastdml.triton_kernels.pair_block import pair_block_gradients
-from fastdml.triton_kernels.pair_forward import pair_losses
-from fastdml.triton_kernels.rules import PAIR_RULES, PairRuleKernels
-from fastdml.triton_kernels.units import row_gradients, unit_rows
+from fastdml.triton_kernels.pair_call import PairCall, Side
+from fastdml.triton_kernels.pair_forward import pair_statistics
+from fastdml.triton_kernels.units import row_gradients, squared_lengths, unit_rows
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-# Divided by the largest upstream gradient, weights are at most 2; this brings them to the top of float16.
+# Weights are at most 1 an anchor once divided by the largest; this brings them near the top of float16.
 HALF_SCALE = 2.0**14
-
-
-def rule_named(name: str) -> PairRuleKernels:
-    if name not in PAIR_RULES:
-        raise ValueError(f"the triton backend has no rule named {name!r}, only {', '.join(PAIR_RULES)}")
-    return PAIR_RULES[name]
 
 
 def precision_of(tensor: Tensor) -> str:
@@ -38,93 +33,112 @@ def pair_forward(
     labels: Tensor,
     ref_embeddings: Tensor | None,
     ref_labels: Tensor | None,
-    rule: str,
+    own: Tensor | None,
+    row: Tensor | None,
+    terms: str,
     constants: Sequence[float],
+    selection: Sequence[float],
+    closeness: int,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Losses, unit rows, norms, order, spans, rows and no tiles."""
+    """Statistics, unit rows, norms, order, spans, rows; in float16 the tiles are the largest weights [3 N].
+
+    ``own`` must bear the label of its anchor.
+    """
     if embeddings.dtype not in DTYPES:
         raise TypeError(f"embeddings must be float16, bfloat16 or float32 on triton, got {embeddings.dtype}")
-    kernels = rule_named(rule)
+    call = PairCall.of(terms, constants, selection, closeness, precision_of(embeddings))
     anchors, width = embeddings.shape
     total = anchors + (0 if ref_embeddings is None else ref_embeddings.shape[0])
     device = embeddings.device
     units = torch.empty(total, width, dtype=embeddings.dtype, device=device)
     norms = torch.empty(total, dtype=torch.float32, device=device)
     order = torch.empty(total, dtype=torch.int64, device=device)
-    spans = torch.empty(2, total, dtype=torch.int32, device=device)
+    spans = torch.empty(3, total, dtype=torch.int32, device=device)
 
     sorted_labels = _sort(labels, order[:anchors])
     unit_rows(embeddings, order[:anchors], units[:anchors], norms[:anchors])
     if ref_embeddings is None or ref_labels is None:
         _find_spans(sorted_labels, sorted_labels, spans)
-        candidates, candidate_norms = None, norms
+        torch.arange(anchors, out=spans[2])
     else:
         sorted_refs = _sort(ref_labels, order[anchors:])
-        candidates, candidate_norms = units[anchors:], norms[anchors:]
-        unit_rows(ref_embeddings, order[anchors:], candidates, candidate_norms)
+        unit_rows(ref_embeddings, order[anchors:], units[anchors:], norms[anchors:])
         _find_spans(sorted_labels, sorted_refs, spans[:, :anchors])
         _find_spans(sorted_refs, sorted_labels, spans[:, anchors:])
-    losses, rows = pair_losses(
-        kernels, constants, units[:anchors], candidates, spans[:, :anchors], order, norms,
-        (candidate_norms * 0).sum(), precision_of(embeddings),
+        _find_own(own, order[:anchors], order[anchors:], spans[2])
+    found = pair_statistics(
+        call, *_sides(call, units, spans, anchors), row, order, norms, _poison(norms, anchors),
+        keep and embeddings.dtype == torch.float16,
     )  # fmt: skip
-    return losses, units, norms, order, spans, rows, losses.new_empty(0)
+    return found.statistics, units, norms, order, spans, found.rows, found.bounds.view(-1)
 
 
 def pair_backward(
-    grad_losses: Tensor,
+    grad_statistics: Tensor,
     units: Tensor,
     norms: Tensor,
     order: Tensor,
     spans: Tensor,
     rows: Tensor,
     tiles: Tensor,
-    rule: str,
+    terms: str,
     constants: Sequence[float],
+    selection: Sequence[float],
+    closeness: int,
     need_anchors: bool,
     need_candidates: bool,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of anchors and of candidates, in the input's dtype and order; empty where not needed."""
-    kernels = rule_named(rule)
+    call = PairCall.of(terms, constants, selection, closeness, precision_of(units))
     anchors = rows.shape[1]
-    anchor_units, candidate_units = units[:anchors], units[anchors:]
-    candidates = candidate_units if candidate_units.shape[0] else None
-    precision = precision_of(units)
-    upstream = grad_losses[order[:anchors]]
+    grads = grad_statistics[:, order[:anchors]] + (norms[:anchors] * 0 + _poison(norms, anchors))
     unscale = None
     if units.dtype == torch.float16:
-        largest = upstream.abs().amax().clamp_min(2.0**-100)
-        upstream, unscale = upstream * (HALF_SCALE / largest), largest / HALF_SCALE
-    scales = rows[2:] * upstream
+        largest = (
+            (tiles.view(3, anchors) * grads.abs()).sum(0).nan_to_num(0, 0, 0).amax().clamp_min(2.0**-100)
+        )
+        grads, unscale = grads * (HALF_SCALE / largest), largest / HALF_SCALE
 
     anchor_grads: Tensor | None = None
     candidate_grads: Tensor | None = None
-    need_candidates = need_candidates and candidates is not None
-    tile = configs.row_owner_tile(configs.arch(units), units.dtype, units.shape[1], precision)
-    if tile is not None:
-        if need_anchors:
-            anchor_grads = pair_row_gradients(
-                kernels, constants, anchor_units, candidates, spans[:, :anchors], rows, scales,
-                True, tile, precision,
-            )  # fmt: skip
-        if need_candidates:
-            candidate_grads = pair_row_gradients(
-                kernels, constants, candidate_units, anchor_units, spans[:, anchors:], rows, scales,
-                False, tile, precision,
-            )  # fmt: skip
-    else:
+    sides = _sides(call, units, spans, anchors)
+    need_candidates = need_candidates and sides[1] is not None
+    tile = configs.row_owner_tile(
+        configs.arch(units), units.dtype, units.shape[1], call.precision, call.light
+    )
+    if tile is None:
         anchor_grads, candidate_grads = pair_block_gradients(
-            kernels, constants, anchor_units, candidates, spans[:, :anchors], rows, scales,
-            need_anchors, need_candidates, precision,
-        )  # fmt: skip
+            call, *sides, rows, grads, need_anchors, need_candidates
+        )
+    else:
+        if need_anchors:
+            anchor_grads = pair_row_gradients(call, *sides, rows, grads, True, tile)
+        if need_candidates:
+            candidate_grads = pair_row_gradients(call, *sides, rows, grads, False, tile)
 
-    def finish(grads: Tensor | None, rows: slice) -> Tensor:
-        if grads is None:
+    def finish(found: Tensor | None, part: slice) -> Tensor:
+        if found is None:
             return units.new_empty(0, units.shape[1])
-        return row_gradients(grads, units[rows], norms[rows], order[rows], unscale)
+        return row_gradients(found, units[part], norms[part], order[part], unscale)
 
     return finish(anchor_grads, slice(0, anchors)), finish(candidate_grads, slice(anchors, None))
+
+
+def _sides(call: PairCall, units: Tensor, spans: Tensor, anchors: int) -> tuple[Side, Side | None]:
+    """Anchors and candidates; None where the anchors are compared with each other."""
+    squares = None if call.closeness == INNER.value else squared_lengths(units)
+
+    def side(part: slice) -> Side:
+        return Side(units[part], None if squares is None else squares[part], spans[:, part])
+
+    return side(slice(0, anchors)), side(slice(anchors, None)) if len(units) > anchors else None
+
+
+def _poison(norms: Tensor, anchors: int) -> Tensor:
+    """0, or NaN where a candidate is not finite."""
+    candidates = norms[anchors:] if len(norms) > anchors else norms
+    return (candidates * 0).sum()
 
 
 def _sort(labels: Tensor, order: Tensor) -> Tensor:
@@ -135,6 +149,17 @@ def _sort(labels: Tensor, order: Tensor) -> Tensor:
 
 
 def _find_spans(labels: Tensor, others: Tensor, spans: Tensor) -> None:
-    """Fills ``spans`` [2, n]: where each of the sorted ``labels`` starts and ends among ``others``."""
+    """Fills ``spans[:2]`` of [3, n]: where each of the sorted ``labels`` starts and ends among ``others``."""
     torch.searchsorted(others, labels, out_int32=True, out=spans[0])
     torch.searchsorted(others, labels, out_int32=True, right=True, out=spans[1])
+
+
+def _find_own(own: Tensor | None, order: Tensor, ref_order: Tensor, found: Tensor) -> None:
+    """Fills ``found`` [N + M]: the sorted candidate that each sorted anchor is; -1: none, or a candidate."""
+    found.fill_(-1)
+    if own is None:
+        return
+    places = torch.empty_like(ref_order)
+    places[ref_order] = torch.arange(len(ref_order), device=ref_order.device)
+    sorted_own = own[order]
+    found[: len(order)] = torch.where(sorted_own < 0, -1, places[sorted_own.clamp_min(0)])

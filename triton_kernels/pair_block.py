@@ -7,7 +7,6 @@ the two, each pair of blocks is visited once, and memory is constant beyond the 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 
 import torch
 import triton
@@ -15,10 +14,15 @@ import triton.language as tl
 from torch import Tensor
 
 from fastdml.triton_kernels import configs
-from fastdml.triton_kernels.pair_backward import load_negative_numbers, load_numbers
-from fastdml.triton_kernels.rules import PairRuleKernels
-from fastdml.triton_kernels.tiles import load_slab, product, stored
-from fastdml.triton_kernels.weights import masked_weights, negative_weights, positive_weights
+from fastdml.triton_kernels.closeness import closeness_and_slope, load_squares
+from fastdml.triton_kernels.pair_call import PairCall, Side
+from fastdml.triton_kernels.tiles import load_slab, product, same_label, stored
+from fastdml.triton_kernels.weights import (
+    load_negative_numbers,
+    load_positive_numbers,
+    negative_weights,
+    positive_weights,
+)
 
 # Row tiles that programs of neighbouring ids share, so that both operands stay in the cache.
 ROWS_PER_GROUP = tl.constexpr(8)
@@ -27,11 +31,11 @@ PLACES = ["n_rows", "n_columns", "i_row0", "i_column0", "n_block_rows", "n_block
 
 @triton.jit(do_not_specialize=PLACES)
 def pair_weights_kernel(
-    p_x, p_r, p_start, p_end, p_row, p_scale, p_weight, p, n_rows, n_columns,
-    i_row0, i_column0, n_block_rows, n_block_columns,
-    IS_POSITIVE: tl.constexpr, POSITIVE_KEPT: tl.constexpr, NEGATIVE_WEIGHT: tl.constexpr,
-    POSITIVE_WEIGHT: tl.constexpr, MINES: tl.constexpr, SELF: tl.constexpr, LD: tl.constexpr,
-    D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
+    p_x, p_r, p_x_square, p_r_square, p_start, p_end, p_own, p_row, p_grad, p_weight, p, limits,
+    n_rows, n_columns, i_row0, i_column0, n_block_rows, n_block_columns,
+    NEGATIVE_WEIGHT: tl.constexpr, POSITIVE_WEIGHTS: tl.constexpr, SELECTS: tl.constexpr,
+    SECOND: tl.constexpr, SELF: tl.constexpr, KIND: tl.constexpr, LD: tl.constexpr, D: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     # p_weight [n_block_rows, n_block_columns], rows LD apart: rows from i_row0 against columns from i_column0
     n_tiles_m = tl.cdiv(n_block_rows, BM)
@@ -53,60 +57,58 @@ def pair_weights_kernel(
         b_r = load_slab(p_r, o_c, i_k, D, BK)
         b_s = product(b_x, tl.trans(b_r), b_s, PRECISION)
 
+    b_q = load_squares(p_x_square, o_m, KIND)
+    b_c, b_slope = closeness_and_slope(b_s, b_q, load_squares(p_r_square, o_c, KIND), KIND)
+
     stride = tl.cast(n_rows, tl.int64)
     first = i_row0 + i_m * BM
     last = tl.minimum(first + BM, n_rows) - 1
     left = i_column0 + i_n * BN
     p_out = p_weight + o_i.to(tl.int64)[:, None] * LD + o_j[None, :]
     m_out = (o_i < n_block_rows)[:, None] & (o_j < n_block_columns)[None, :]
-    # each branch loads what it reads: numbers of the columns take many registers
+    b_negative = load_negative_numbers(p_row, p_grad, o_m, stride, True)
+    o_negative = load_negative_numbers(p_row, p_grad, o_c, stride, SELF)
+    b_w = negative_weights(b_c, b_negative, o_negative, p, NEGATIVE_WEIGHT, SELECTS, True, SELF) * b_slope
+    tl.store(p_out, stored(b_w, p_weight.dtype.element_ty), mask=m_out)
+    # written after, not with the negatives: numbers of the columns take many registers
     if (tl.load(p_start + first) < left + BN) & (tl.load(p_end + last) > left):
-        b_t0, b_t1, b_c0, b_c1 = load_numbers(p_row, p_scale, o_m, stride, True)
-        o_t0, o_t1, o_c0, o_c1 = load_numbers(p_row, p_scale, o_c, stride, SELF)
-        b_start = tl.load(p_start + o_m)
-        b_end = tl.load(p_end + o_m)
-        b_neg = negative_weights(b_s, b_t0, b_c0, o_t0, o_c0, p, NEGATIVE_WEIGHT, True, SELF, MINES)
-        b_pos = positive_weights(
-            b_s, b_t1, b_c1, o_t1, o_c1, p, IS_POSITIVE, POSITIVE_KEPT, POSITIVE_WEIGHT, True, SELF
+        b_positive = load_positive_numbers(p_row, p_grad, o_m, stride, True)
+        o_positive = load_positive_numbers(p_row, p_grad, o_c, stride, SELF)
+        b_w = positive_weights(
+            b_c, b_positive, o_positive, p, limits, POSITIVE_WEIGHTS, SELECTS, SECOND, True, SELF
         )
-        b_w = masked_weights(b_neg, b_pos, o_m, o_n, b_start, b_end, n_columns, SELF)
-        tl.store(p_out, stored(b_w, p_weight.dtype.element_ty), mask=m_out)
-    else:
-        b_t0, b_c0 = load_negative_numbers(p_row, p_scale, o_m, True)
-        o_t0, o_c0 = load_negative_numbers(p_row, p_scale, o_c, SELF)
-        b_w = negative_weights(b_s, b_t0, b_c0, o_t0, o_c0, p, NEGATIVE_WEIGHT, True, SELF, MINES)
-        tl.store(p_out, stored(b_w, p_weight.dtype.element_ty), mask=m_out)
+        b_w = tl.where(tl.load(p_own + o_m)[:, None] == o_n[None, :], 0.0, b_w) * b_slope
+        m = same_label(o_n, tl.load(p_start + o_m), tl.load(p_end + o_m))
+        tl.store(p_out, stored(b_w, p_weight.dtype.element_ty), mask=m_out & m)
 
 
 def pair_block_gradients(
-    rule: PairRuleKernels,
-    constants: Sequence[float],
-    anchors: Tensor,
-    candidates: Tensor | None,
-    spans: Tensor,
+    call: PairCall,
+    anchors: Side,
+    candidates: Side | None,
     rows: Tensor,
-    scales: Tensor,
+    grads: Tensor,
     need_anchors: bool,
     need_candidates: bool,
-    precision: str,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients [1, N, D] of the anchors' and [1, M, D] of the candidates' unit rows, float32.
 
     None where one is not needed. For self-pairs (``candidates`` None) the first takes both terms, the second
-    is None. The arguments are those of ``pair_row_gradients``, with the spans of the anchors.
+    is None. The arguments are those of ``pair_row_gradients``.
     """
     self_pairs = candidates is None
+    units = anchors.units
     others = anchors if candidates is None else candidates
-    count, width = anchors.shape
-    columns = others.shape[0]
-    tile = configs.block_tile(configs.arch(anchors), anchors.dtype, width, precision)
-    side = configs.block_side(anchors, max(count, columns), tile)
-    weights = torch.empty(side, side, dtype=anchors.dtype, device=anchors.device)
-    grad_anchors = anchors.new_zeros(count, width, dtype=torch.float32) if need_anchors else None
+    count, width = units.shape
+    columns = others.units.shape[0]
+    tile = configs.block_tile(configs.arch(units), units.dtype, width, call.precision, call.light, self_pairs)
+    side = configs.block_side(units, max(count, columns), tile)
+    weights = torch.empty(side, side, dtype=units.dtype, device=units.device)
+    grad_anchors = units.new_zeros(count, width, dtype=torch.float32) if need_anchors else None
     grad_candidates = None
     if need_candidates and not self_pairs:
-        grad_candidates = anchors.new_zeros(columns, width, dtype=torch.float32)
-    p = tuple(constants)
+        grad_candidates = units.new_zeros(columns, width, dtype=torch.float32)
+    start, end, own = anchors.spans
     for row in range(0, count, side):
         row_end = min(row + side, count)
         for column in range(row if self_pairs else 0, columns, side):
@@ -114,19 +116,16 @@ def pair_block_gradients(
             block = weights[: row_end - row, : column_end - column]
             grid = triton.cdiv(block.shape[0], tile.rows) * triton.cdiv(block.shape[1], tile.columns)
             pair_weights_kernel[(grid,)](
-                anchors, others, spans[0], spans[1], rows, scales, weights, p, count, columns,
-                row, column, block.shape[0], block.shape[1],
-                IS_POSITIVE=rule.is_positive, POSITIVE_KEPT=rule.positive_kept,
-                NEGATIVE_WEIGHT=rule.negative_weight, POSITIVE_WEIGHT=rule.positive_weight,
-                MINES=rule.mines(constants), SELF=self_pairs, LD=side, D=width,
-                BM=tile.rows, BN=tile.columns, BK=tile.depth, PRECISION=precision,
-                **tile.options(),
+                units, others.units, anchors.squares, others.squares, start, end, own, rows, grads, weights,
+                call.p, call.limits, count, columns, row, column, block.shape[0], block.shape[1],
+                SELF=self_pairs, LD=side, D=width, BM=tile.rows, BN=tile.columns, BK=tile.depth,
+                **call.weights(), **tile.options(),
             )  # fmt: skip
             if grad_anchors is not None:
-                add_product(grad_anchors[row:row_end], block, others[column:column_end])
+                add_product(grad_anchors[row:row_end], block, others.units[column:column_end])
             below = grad_anchors if self_pairs and column > row else grad_candidates
             if below is not None:
-                add_product(below[column:column_end], block.T, anchors[row:row_end])
+                add_product(below[column:column_end], block.T, units[row:row_end])
     return (
         None if grad_anchors is None else grad_anchors[None],
         None if grad_candidates is None else grad_candidates[None],

@@ -9,7 +9,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# The interpreter multiplies bfloat16 by its bits; in float32 the products are exact.
+# The interpreter multiplies bfloat16 by its bits, and sums products of rows and columns in another order than
+# those of columns and rows, as devices do not; in float64 both are as good as exact.
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 
 
@@ -17,8 +18,8 @@ INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 def product(b_left, b_right, b_acc, PRECISION: tl.constexpr):
     # b_left @ b_right + b_acc in fp32
     if INTERPRETED:
-        b_left = b_left.to(tl.float32)
-        b_right = b_right.to(tl.float32)
+        b = tl.dot(b_left.to(tl.float64), b_right.to(tl.float64), out_dtype=tl.float64).to(tl.float32)
+        return b if b_acc is None else b_acc + b
     return tl.dot(b_left, b_right, b_acc, input_precision=PRECISION)
 
 
@@ -123,16 +124,17 @@ def plain_similarities(
 
 
 @triton.jit
-def positive_mask(o_m, o_n, b_start, b_end, SELF: tl.constexpr):
-    # [BM, BN]: same label; the anchor itself is left out by kept_mask
-    m = (o_n[None, :] >= b_start[:, None]) & (o_n[None, :] < b_end[:, None])
-    if SELF:
-        m = m & (o_m[:, None] != o_n[None, :])
-    return m
+def same_label(o_n, b_start, b_end):
+    return (o_n[None, :] >= b_start[:, None]) & (o_n[None, :] < b_end[:, None])
+
+
+@triton.jit
+def positive_mask(o_n, b_start, b_end, b_own):
+    # [BM, BN]: same label, and not the anchor itself
+    return same_label(o_n, b_start, b_end) & (o_n[None, :] != b_own[:, None])
 
 
 @triton.jit
 def negative_mask(o_n, b_start, b_end, n_columns):
     # [BM, BN]: another label, and a column that exists
-    m = (o_n[None, :] < b_start[:, None]) | (o_n[None, :] >= b_end[:, None])
-    return m & (o_n < n_columns)[None, :]
+    return ~same_label(o_n, b_start, b_end) & (o_n < n_columns)[None, :]

@@ -1,4 +1,4 @@
-"""Unit rows in label order, and gradients of unit rows turned into gradients of the rows themselves."""
+"""Unit rows in label order, their squared lengths, and their gradients turned into those of the rows."""
 
 from __future__ import annotations
 
@@ -78,6 +78,20 @@ def row_gradients_kernel(
         tl.store(p_out + b_order[:, None] * D + o_k[None, :], b_out, mask=m)
 
 
+@triton.jit
+def squared_lengths_kernel(p_unit, p_square, n_rows, D: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr):
+    # p_square[k] = |p_unit[k]|^2: of 16 bits, unit rows are not quite of length 1
+    o_m = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
+    m_m = o_m < n_rows
+    b_squares = tl.zeros([BM], tl.float32)
+    for i_k in range(0, D, BK):
+        o_k = i_k + tl.arange(0, BK)
+        m = m_m[:, None] & (o_k < D)[None, :]
+        b_u = tl.load(p_unit + o_m[:, None] * D + o_k[None, :], mask=m, other=0.0).to(tl.float32)
+        b_squares += tl.sum(b_u * b_u, 1)
+    tl.store(p_square + o_m, b_squares, mask=m_m)
+
+
 def unit_rows(embeddings: Tensor, order: Tensor, units: Tensor, norms: Tensor) -> None:
     """Fills ``units`` [N, D] and ``norms`` [N] with the rows of ``embeddings`` [N, D] in the order given."""
     rows, width = embeddings.shape
@@ -86,6 +100,17 @@ def unit_rows(embeddings: Tensor, order: Tensor, units: Tensor, norms: Tensor) -
         embeddings, order, units, norms, rows, embeddings.stride(0), embeddings.stride(1),
         D=width, BM=tile.rows, BK=tile.depth, **tile.options(),
     )  # fmt: skip
+
+
+def squared_lengths(units: Tensor) -> Tensor:
+    """Squared lengths [N], float32, of ``units`` [N, D] as they are stored."""
+    rows, width = units.shape
+    squares = torch.empty(rows, dtype=torch.float32, device=units.device)
+    tile = configs.row_tile(width)
+    squared_lengths_kernel[(triton.cdiv(rows, tile.rows),)](
+        units, squares, rows, D=width, BM=tile.rows, BK=tile.depth, **tile.options()
+    )
+    return squares
 
 
 def row_gradients(

@@ -8,6 +8,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +17,14 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from fastdml.rules import COSINE, Closeness, Selection
+from fastdml.rules.base import PAIR_TERMS
 from fastdml.triton_kernels import configs
 from fastdml.triton_kernels.pair_backward import pair_row_gradients_kernel
 from fastdml.triton_kernels.pair_block import pair_weights_kernel
+from fastdml.triton_kernels.pair_call import PairCall
 from fastdml.triton_kernels.pair_forward import pair_negatives_kernel, pair_positives_kernel
-from fastdml.triton_kernels.rules import PAIR_RULES
-from fastdml.triton_kernels.units import row_gradients_kernel, unit_rows_kernel
+from fastdml.triton_kernels.units import row_gradients_kernel, squared_lengths_kernel, unit_rows_kernel
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -33,8 +36,7 @@ TARGETS = {
 # Bytes that one program may have on chip.
 SHARED_MEMORY = {"sm_80": 166912, "sm_90": 232448, "sm_100": 232448, "sm_120": 101376, "gfx942": 65536}
 NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
-# Constants that ask for mining; no kernel is specialised on the others.
-MINING = (*([0.0] * 8), 1.0, 0.1, 1.0)
+MINED = Selection(relative=True, negative=0.1, positive=0.1)
 
 
 class Variant(NamedTuple):
@@ -57,13 +59,19 @@ class Resources(NamedTuple):
 
 
 def pair_variants(
-    arch: str, dtype: torch.dtype, width: int, rule: str = "multi_similarity", precision: str = "ieee"
+    arch: str,
+    dtype: torch.dtype,
+    width: int,
+    terms: str = "exponential",
+    precision: str = "ieee",
+    closeness: Closeness = COSINE,
+    selection: Selection = MINED,
 ) -> Iterator[Variant]:
     """The pair engine's kernels for embeddings [N, width] of ``dtype``."""
-    functions = PAIR_RULES[rule]
-    matrix, p = f"*{NAMES[dtype]}", ("fp32",) * len(MINING)
-    ints: dict[str, Any] = {"n_rows": "i32", "n_columns": "i32"}
-    spans: dict[str, Any] = {"p_start": "*i32", "p_end": "*i32"}
+    numbers = len(fields(PAIR_TERMS[terms]))  # type: ignore[arg-type]
+    call = PairCall.of(terms, [0.0] * numbers, selection.constants(), closeness.code, precision)
+    matrix = f"*{NAMES[dtype]}"
+    bounds = dtype == torch.float16
     rows = configs.row_tile(width)
     yield Variant(
         "unit_rows",
@@ -75,6 +83,14 @@ def pair_variants(
         {"stride_column": 1, "D": width, "BM": rows.rows, "BK": rows.depth},
         rows.options(),
     )  # fmt: skip
+    if closeness.kind != "inner":
+        yield Variant(
+            "squared_lengths",
+            squared_lengths_kernel,
+            {"p_unit": matrix, "p_square": "*fp32", "n_rows": "i32"},
+            {"D": width, "BM": rows.rows, "BK": rows.depth},
+            rows.options(),
+        )
     yield Variant(
         "row_gradients",
         row_gradients_kernel,
@@ -87,63 +103,57 @@ def pair_variants(
         rows.options(),
     )  # fmt: skip
 
-    def product(tile: configs.Tile, depth: str) -> dict[str, Any]:
-        return {"D": width, "BM": tile.rows, "BN": tile.columns, depth: tile.depth, "PRECISION": precision}
+    pairs: dict[str, Any] = {
+        "p_x": matrix, "p_r": matrix, "p_start": "*i32", "p_end": "*i32", "p_own": "*i32", "p_row": "*fp32",
+        "p": ("fp32",) * numbers, "limits": ("fp32",) * 3, "n_rows": "i32", "n_columns": "i32",
+    }  # fmt: skip
+    squares: dict[str, Any] = {"p_x_square": None, "p_r_square": None}
+    if closeness.kind != "inner":
+        pairs |= {"p_x_square": "*fp32", "p_r_square": "*fp32"}
+        squares = {}
 
-    tile = configs.forward_tile(arch, dtype, width, precision)
+    def product(tile: configs.Tile, depth: str) -> dict[str, Any]:
+        return squares | {"D": width, "BM": tile.rows, "BN": tile.columns, depth: tile.depth}
+
+    tile = configs.forward_tile(arch, dtype, width, precision, call.light)
     yield Variant(
         "pair_negatives",
         pair_negatives_kernel,
-        {
-            "p_x": matrix, "p_r": matrix, **spans, "p_threshold": "*fp32", "p_most": "*fp32",
-            "p_sum": "*fp32", "p": p,
-        } | ints,
-        {
-            "NEGATIVE_THRESHOLD": functions.negative_threshold, "IS_POSITIVE": functions.is_positive,
-            "NEGATIVE_TERM": functions.negative_term, "MINES": functions.mines(MINING), "SELF": True,
-        } | product(tile, "BK"),
+        pairs | {"p_order": "*i64", "p_given": "*fp32", "p_part": "*fp32"},
+        call.negative_sums() | {"BOUNDS": bounds} | product(tile, "BK"),
         tile.options(),
-    )  # fmt: skip
-    tile = configs.positive_tile(arch, dtype, width, precision)
+    )
+    tile = configs.positive_tile(arch, dtype, width, precision, call.light)
     yield Variant(
         "pair_positives",
         pair_positives_kernel,
-        {
-            "p_x": matrix, "p_r": matrix, **spans, "p_order": "*i64", "p_norm": "*fp32", "p_poison": "*fp32",
-            "p_most": "*fp32", "p_sum": "*fp32", "p_row": "*fp32", "p_loss": "*fp32", "p": p,
-        } | ints | {"n_parts": "i32"},
-        {
-            "POSITIVE_THRESHOLD": functions.positive_threshold, "IS_POSITIVE": functions.is_positive,
-            "POSITIVE_KEPT": functions.positive_kept, "POSITIVE_TERMS": functions.positive_terms,
-            "FINISH": functions.finish, "SELF": True,
-        } | product(tile, "BK"),
+        pairs | {
+            "p_order": "*i64", "p_given": "*fp32", "p_norm": "*fp32", "p_poison": "*fp32", "p_part": "*fp32",
+            "p_statistic": "*fp32", "p_bound": "*fp32", "n_parts": "i32",
+        },
+        call.positive_sums() | {"BOUNDS": bounds} | product(tile, "BK"),
         tile.options(),
     )  # fmt: skip
-    weights = {
-        "IS_POSITIVE": functions.is_positive, "POSITIVE_KEPT": functions.positive_kept,
-        "NEGATIVE_WEIGHT": functions.negative_weight, "POSITIVE_WEIGHT": functions.positive_weight,
-        "MINES": functions.mines(MINING),
-    }  # fmt: skip
-    numbers = {"p_row": "*fp32", "p_scale": "*fp32"}
-    owner = configs.row_owner_tile(arch, dtype, width, precision)
+    pairs |= {"p_grad": "*fp32"}
+    owner = configs.row_owner_tile(arch, dtype, width, precision, call.light)
     if owner is not None:
         for name, own, other in (("self", True, True), ("anchors", True, False), ("candidates", False, True)):
             yield Variant(
                 f"pair_row_gradients[{name}]",
                 pair_row_gradients_kernel,
-                {"p_x": matrix, "p_r": matrix, **spans, **numbers, "p_grad": "*fp32", "p": p} | ints,
-                weights | {"SELF": own and other, "OWN": own, "OTHER": other} | product(owner, "BD"),
+                pairs | {"p_out": "*fp32"},
+                call.weights() | {"OWN": own, "OTHER": other} | product(owner, "BD"),
                 owner.options(),
             )
         return
-    tile = configs.block_tile(arch, dtype, width, precision)
     places = {"i_row0": "i32", "i_column0": "i32", "n_block_rows": "i32", "n_block_columns": "i32"}
     for name, own in (("self", True), ("anchors", False)):
+        tile = configs.block_tile(arch, dtype, width, precision, call.light, own)
         yield Variant(
             f"pair_weights[{name}]",
             pair_weights_kernel,
-            {"p_x": matrix, "p_r": matrix, **spans, **numbers, "p_weight": matrix, "p": p} | ints | places,
-            weights | {"SELF": own, "LD": 4096} | product(tile, "BK"),
+            pairs | {"p_weight": matrix} | places,
+            call.weights() | {"SELF": own, "LD": 4096} | product(tile, "BK"),
             tile.options(),
         )
 

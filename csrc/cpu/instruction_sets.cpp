@@ -4,7 +4,7 @@
 
 #define FASTDML_DECLARE(isa)                                                                                 \
   namespace isa {                                                                                            \
-  template <typename T> const PairKernels<T> &pair_kernels(PairRule rule);                                   \
+  template <typename T> const PairKernels<T> *pair_kernels(const char *terms, bool selects);                 \
   }
 
 namespace fastdml {
@@ -24,16 +24,16 @@ Isa isa() {
 
 } // namespace
 
-template <typename T> const PairKernels<T> &pair_kernels_for_this_cpu(PairRule rule) {
+template <typename T> const PairKernels<T> *pair_kernels_for_this_cpu(const char *terms, bool selects) {
 #ifdef __x86_64__
   if (isa() == Isa::avx512)
-    return avx512::pair_kernels<T>(rule);
+    return avx512::pair_kernels<T>(terms, selects);
   if (isa() == Isa::avx2)
-    return avx2::pair_kernels<T>(rule);
+    return avx2::pair_kernels<T>(terms, selects);
 #endif
-  return baseline::pair_kernels<T>(rule);
+  return baseline::pair_kernels<T>(terms, selects);
 }
-template const PairKernels<float> &pair_kernels_for_this_cpu<float>(PairRule);
-template const PairKernels<double> &pair_kernels_for_this_cpu<double>(PairRule);
+template const PairKernels<float> *pair_kernels_for_this_cpu<float>(const char *, bool);
+template const PairKernels<double> *pair_kernels_for_this_cpu<double>(const char *, bool);
 
 } // namespace fastdml

@@ -2,13 +2,12 @@
 #pragma once
 
 #include <cuda_runtime.h>
-#include <torch/csrc/stable/macros.h>
-
-#include <cstdint>
-#include <stdexcept>
-#include <string>
 
 namespace fastdml::cuda {
+
+// Throws what the last launch left; apart, for torch's header of the check takes longer to compile than most
+// kernels.
+void check_launch();
 
 // Runs kernel(arguments...) on `grid` blocks of `threads` threads; an empty grid is no work.
 template <typename... Parameters, typename... Arguments>
@@ -17,7 +16,7 @@ void launch(void (*kernel)(Parameters...), dim3 grid, int threads, cudaStream_t 
   if (grid.x == 0 || grid.y == 0)
     return;
   kernel<<<grid, threads, 0, stream>>>(static_cast<Parameters>(arguments)...);
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  check_launch();
 }
 
 } // namespace fastdml::cuda

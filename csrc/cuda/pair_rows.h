@@ -1,10 +1,11 @@
-// Passes over the rows of embeddings: into sorted unit rows, and from gradients of those back to the input.
-// All pointers are device memory.
+// Passes over the rows of embeddings: into sorted rows as they are compared, and from gradients of those back
+// to the input. All pointers are device memory.
 #pragma once
 
 #include <cstdint>
 
-#include "cuda/pair_kernels.h"
+#include "cuda/pair_problem.h"
+#include "cuda/stream.h"
 
 namespace fastdml::cuda {
 
@@ -16,41 +17,44 @@ struct SortedLabels {
 };
 
 // order[k] = the input row of sorted row k; [start[k], end[k]) = where its label stands on the other side.
-void lay_out(SortedLabels side, SortedLabels other, int64_t *order, int32_t *start, int32_t *end,
-             Stream stream);
+struct Layout {
+  int64_t *order;
+  int32_t *start, *end;
+};
+void lay_out(SortedLabels side, SortedLabels other, Layout out, Stream stream);
+
+// own[k] = k: without candidates each anchor is its own.
+void fill_own(int32_t *own, int64_t count, Stream stream);
+// own[k] = -1: none is.
+void clear_own(int32_t *own, int64_t count, Stream stream);
+// own[k] = the sorted place of the candidate that the anchor order[k] is by `given` (input order), -1 where
+// that is no candidate; `places` [candidates] is scratch.
+void find_own(const int64_t *given, const int64_t *order, int64_t anchors, SortedLabels candidates,
+              int32_t *places, int32_t *own, Stream stream);
 
 template <typename Input> struct Embeddings {
   const Input *data;
   int64_t row_stride, column_stride;
 };
 
-// units[k] = embeddings[order[k]], stored as row_length.h says, norms[k] = that row's L2 norm; *poison (null:
-// none) becomes NaN where a norm is not finite.
+// stored[k] = embeddings[order[k]], stored as row_length.h says where rows are normalised, else as they are;
+// norms[k] = that row's L2 norm.
 template <typename Input>
-void gather_units(Embeddings<Input> embeddings, const int64_t *order, int64_t rows, int64_t width,
-                  Input *units, Accumulator<Input> *norms, Accumulator<Input> *poison, Stream stream);
+void gather_rows(Embeddings<Input> embeddings, bool normalised, const int64_t *order, int64_t rows,
+                 int64_t width, Input *stored, Accumulator<Input> *norms, Stream stream);
 
-// A power of two that lifts the gradients into the middle of fp16's range, and its inverse: range[0],
-// range[1].
-template <typename T> void find_range(const T *grads, int64_t count, T *range, Stream stream);
+// *poison becomes NaN where a norm is not finite.
+template <typename T> void find_poison(const T *norms, int64_t count, T *poison, Stream stream);
 
-// scaled[k] = scales[k] * grads[order[k]], for both scales, times range[0] where a range is given.
-template <typename T> struct RowScales {
-  const T *negative, *positive; // [rows]
-};
-template <typename T>
-void scale_rows(RowScales<T> scales, const T *grads, const int64_t *order, const T *range, int64_t rows,
-                T *scaled_negative, T *scaled_positive, Stream stream);
+// sum += part, times *factor where that is given.
+template <typename T> void add(T *sum, const T *part, const T *factor, int64_t count, Stream stream);
 
-// sum += part
-template <typename T> void add(T *sum, const T *part, int64_t count, Stream stream);
-
-// out[order[k]] = the part of grads[k] that turns the unit row, over the row's norm, times range[1] where a
-// range is given; rows too short to be normalised were divided by a constant. grads are those of unit rows
-// over a stored length.
+// out[order[k]] = the gradient of the input row, from the gradient of the row as compared over its stored
+// length. Of normalised rows it is the part that turns the row, over its norm; rows too short to be
+// normalised were divided by a constant.
 template <typename Input>
-void scatter_gradients(const Accumulator<Input> *grads, const Input *units, const Accumulator<Input> *norms,
-                       const int64_t *order, const Accumulator<Input> *range, int64_t rows, int64_t width,
-                       Input *out, Stream stream);
+void scatter_gradients(const Accumulator<Input> *grads, const Input *stored, const Accumulator<Input> *norms,
+                       bool normalised, const int64_t *order, int64_t rows, int64_t width, Input *out,
+                       Stream stream);
 
 } // namespace fastdml::cuda

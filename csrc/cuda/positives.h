@@ -1,28 +1,32 @@
-// The positive sweeps: the similarities of an anchor with its own positives, by one warp.
+// The positive sweeps: the closeness of an anchor to its own positives, by one warp.
 //
-// The forward and the backward get them here and nowhere else, so a positive that was mined in one is mined
-// in the other. Only the device knows where the positives are, which rules a matrix product out.
+// The forward and the backward get it here and nowhere else, so a positive that was mined in one is mined in
+// the other. Only the device knows where the positives are, which rules a matrix product out.
 #pragma once
 
-#include "cuda/device_math.h"
-#include "cuda/pair_kernels.h"
-#include "cuda/row_length.h"
+#include "cuda/pair_problem.h"
 #include "cuda/warp.h"
 
 namespace fastdml::cuda {
 
 constexpr int warps_of_positives = 8; // anchors of a thread block
+constexpr int positive_threads = warps_of_positives * warp_size;
 constexpr int positives_at_once = 4;
 
-// Dot products of one unit row with the first `count` of four consecutive others, known to every lane.
+// Elements that a lane reads at once where every row starts at a multiple of 16 bytes.
+template <typename Input> constexpr int wide_read = 16 / static_cast<int>(sizeof(Input));
+
+template <typename Input> __device__ __forceinline__ bool reads_wide(const StoredRows<Input> &stored) {
+  const auto is_aligned = [](const Input *rows) { return reinterpret_cast<uintptr_t>(rows) % 16 == 0; };
+  return stored.width % wide_read<Input> == 0 && is_aligned(stored.anchors) && is_aligned(stored.candidates);
+}
+
+// This lane's part of the products of one row with the first `count` of four consecutive others.
 template <int length, typename Input>
-__device__ __forceinline__ void dot_products(const Input *row, const Input *others, int64_t width, int count,
+__device__ __forceinline__ void add_products(const Input *row, const Input *others, int64_t width, int count,
                                              Accumulator<Input> (&out)[positives_at_once]) {
   using T = Accumulator<Input>;
   const DeviceMath<T> math;
-#pragma unroll
-  for (int k = 0; k < positives_at_once; ++k)
-    out[k] = T(0);
   for (int64_t d = static_cast<int64_t>(threadIdx.x % warp_size) * length; d < width;
        d += warp_size * length) {
     const auto a = load<length>(row + d);
@@ -36,46 +40,46 @@ __device__ __forceinline__ void dot_products(const Input *row, const Input *othe
         out[k] = math.fma(static_cast<T>(a.at[e]), static_cast<T>(b.at[e]), out[k]);
     }
   }
-#pragma unroll
-  for (int k = 0; k < positives_at_once; ++k)
-    out[k] = warp_sum(out[k]);
 }
 
-// Calls visit(j, similarity, inverse lengths), in all lanes, for the candidates j of [begin, end) but the
-// anchor i itself.
-template <int length, typename Input, typename Visit>
-__device__ __forceinline__ void for_each_positive(const PairProblem<Input> &problem, int64_t i, int64_t begin,
+// Calls visit(j, closeness, inverse lengths), in all lanes, for the candidates j of [begin, end) but the one
+// that the anchor i is itself.
+template <typename Input, typename Visit>
+__device__ __forceinline__ void for_each_positive(const PairProblem<Accumulator<Input>> &problem,
+                                                  const StoredRows<Input> &stored, int64_t i, int64_t begin,
                                                   int64_t end, const Visit &visit) {
   using T = Accumulator<Input>;
-  const Input *row = problem.anchors.units + i * problem.width;
-  const T own = inverse_length<Input>(problem.anchors.norms[i]);
+  const Input *row = stored.anchors + i * stored.width;
+  const T norm = problem.anchors.norms[i];
+  const int64_t own = problem.anchors.own[i];
+  const bool wide = reads_wide(stored);
   for (int64_t j = begin; j < end; j += positives_at_once) {
     const int count = static_cast<int>(end - j < positives_at_once ? end - j : positives_at_once);
-    T similarity[positives_at_once];
-    dot_products<length>(row, problem.candidates.units + j * problem.width, problem.width, count, similarity);
+    const Input *others = stored.candidates + j * stored.width;
+    T products[positives_at_once] = {};
+    if (wide)
+      add_products<wide_read<Input>>(row, others, stored.width, count, products);
+    else
+      add_products<1>(row, others, stored.width, count, products);
 #pragma unroll
     for (int k = 0; k < positives_at_once; ++k)
-      if (k < count && !(problem.self && j + k == i)) {
-        // Multiplied in an order that makes (i, j) and (j, i) the same.
-        const T inverses = own * inverse_length<Input>(problem.candidates.norms[j + k]);
-        visit(j + k, keeps_length<Input> ? similarity[k] * inverses : similarity[k], inverses);
-      }
+      products[k] = warp_sum(products[k]);
+#pragma unroll
+    for (int k = 0; k < positives_at_once; ++k) {
+      if (k >= count || j + k == own)
+        continue;
+      const T other = problem.candidates.norms[j + k];
+      // Multiplied in an order that makes (i, j) and (j, i) the same.
+      const T inverses = problem.inverse_length(norm) * problem.inverse_length(other);
+      const T squares = (is_short(norm) ? T(0) : T(1)) + (is_short(other) ? T(0) : T(1));
+      visit(j + k, closeness_of(problem.closeness, products[k] * inverses, squares), inverses);
+    }
   }
 }
 
-// Elements that a lane reads at once: 16 bytes where every row starts at a multiple of that, else one
-// element.
-template <typename Input> constexpr int wide_read = 16 / static_cast<int>(sizeof(Input));
-
-template <typename Input> bool reads_wide(const PairProblem<Input> &problem) {
-  const auto is_aligned = [](const Input *units) { return reinterpret_cast<uintptr_t>(units) % 16 == 0; };
-  return problem.width % wide_read<Input> == 0 && is_aligned(problem.anchors.units) &&
-         is_aligned(problem.candidates.units);
-}
-
-// Blocks of a sweep in which each warp owns one of `rows` anchors.
-inline unsigned blocks_of_positives(int64_t rows) {
-  return static_cast<unsigned>((rows + warps_of_positives - 1) / warps_of_positives);
+// Thread blocks of a sweep in which each warp owns one of `rows` anchors.
+inline dim3 positive_grid(int64_t rows) {
+  return dim3(static_cast<unsigned>((rows + warps_of_positives - 1) / warps_of_positives));
 }
 
 // The anchor of this warp.

@@ -23,14 +23,13 @@ template <typename T> struct Circle {
   // The largest exponent of the positives, which is that of the least close one.
   template <typename Math> FASTDML_HD T positive_row(T, T least, T, T, const Math &) const {
     const T c = least < T(-1) ? T(-1) : least > T(1) ? T(1) : least;
-    return positive_factor(c) * (c - (T(1) - m));
+    return positive_exponent(c);
   }
   template <typename Math> FASTDML_HD Pair<T> positive_terms(T c, T row, const Math &math) const {
-    return {math.exp(positive_factor(c) * (c - (T(1) - m)) - row), T(0)};
+    return {math.exp(below(positive_exponent(c), row)), T(0)};
   }
   template <typename Math> FASTDML_HD Pair<T> positive_weights(T c, T row, const Math &math) const {
-    const T factor = positive_factor(c);
-    return {factor * math.exp(factor * (c - (T(1) - m)) - row), T(0)};
+    return {positive_factor(c) * math.exp(below(positive_exponent(c), row)), T(0)};
   }
 
 private:
@@ -39,6 +38,10 @@ private:
     const T slack = T(1) + m - c;
     return -gamma * (slack > T(0) ? slack : T(0));
   }
+  FASTDML_HD T positive_exponent(T c) const { return positive_factor(c) * (c - (T(1) - m)); }
+  // Exactly 0 for the least close positive: the minimum keeps the product from being fused with the subtraction, which
+  // would round it otherwise than the row, and otherwise in one loop than in another.
+  FASTDML_HD static T below(T exponent, T row) { return (exponent < row ? exponent : row) - row; }
 };
 
 } // namespace fastdml

@@ -12,6 +12,7 @@ from fastdml.losses.multi_similarity import MultiSimilarityLoss
 from fastdml.losses.multiple import MultipleLosses
 from fastdml.losses.n_pairs import NPairsLoss
 from fastdml.losses.ntxent import NTXentLoss
+from fastdml.losses.rule import RuleLoss
 from fastdml.losses.self_supervised import SelfSupervisedLoss
 from fastdml.losses.supcon import SupConLoss
 from fastdml.losses.triplet_margin import TripletMarginLoss
@@ -29,6 +30,7 @@ __all__ = [
     "NPairsLoss",
     "NTXentLoss",
     "PairLoss",
+    "RuleLoss",
     "SelfSupervisedLoss",
     "SupConLoss",
     "TripletMarginLoss",

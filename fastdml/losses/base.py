@@ -227,7 +227,9 @@ class PairLoss(nn.Module):
         return True
 
     def selection_of(self, pairs: Any, batch: Batch) -> Selection | None:
-        """The selection of a lazy miner that fuses with this loss, on this very batch; else None."""
+        """The selection of a lazy miner that fuses with this loss on this batch, all for None; else None."""
+        if pairs is None:
+            return EVERYTHING
         if isinstance(pairs, MinedPairs) and pairs.fits(
             batch.embeddings, batch.ref_embeddings, self.closeness
         ):
@@ -237,7 +239,7 @@ class PairLoss(nn.Module):
     def row_losses(self, batch: Batch, pairs: Any, low: float, high: float) -> dict[str, RowLosses]:
         """The losses by anchor, of all pairs, of a fused selection, or of listed pairs."""
         rule = self.rule(low, high)
-        selection = EVERYTHING if pairs is None else self.selection_of(pairs, batch)
+        selection = self.selection_of(pairs, batch)
         if selection is None:
             listed = self.listed(batch, pairs).pairs()
             statistics = listed_statistics(rule, self.closeness, batch, listed, self.row(batch))

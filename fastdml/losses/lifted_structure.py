@@ -13,7 +13,7 @@ from fastdml.engines.pair import pair_statistics
 from fastdml.engines.positives import positive_pairs
 from fastdml.losses.base import Batch, PairLoss, SingleLosses
 from fastdml.losses.listed import listed_closeness, listed_statistics
-from fastdml.rules import EVERYTHING, LiftedStructure, PairStatistics, RowLosses
+from fastdml.rules import LiftedStructure, PairStatistics, RowLosses
 
 
 class LiftedStructureLoss(PairLoss):
@@ -51,7 +51,7 @@ class LiftedStructureLoss(PairLoss):
         return {name: one.by_anchor(len(batch.embeddings), low, high) for name, one in singles.items()}
 
     def single_losses(self, batch: Batch, pairs: Any) -> dict[str, SingleLosses]:
-        selection = EVERYTHING if pairs is None else self.selection_of(pairs, batch)
+        selection = self.selection_of(pairs, batch)
         if selection is None:
             listed = self.listed(batch, pairs).pairs()
             statistics = listed_statistics(self.rule(), self.closeness, batch, listed, None)

@@ -1,14 +1,17 @@
 """Exact retrieval metrics by rank counting: no sort of the gallery, no top-k, no N x N matrix."""
 
-from fastdml.retrieval.metrics import RetrievalResult, evaluate, recall_at_k
+from fastdml.retrieval.clusters import Clustering, MissingPackageError
+from fastdml.retrieval.evaluation import evaluate, recall_at_k
+from fastdml.retrieval.metrics import QueryScores
 from fastdml.retrieval.neighbours import nearest_neighbours
-from fastdml.retrieval.ranks import first_hit_ranks, match_indices
+from fastdml.retrieval.result import RetrievalResult
 
 __all__ = [
+    "Clustering",
+    "MissingPackageError",
+    "QueryScores",
     "RetrievalResult",
     "evaluate",
-    "first_hit_ranks",
-    "match_indices",
     "nearest_neighbours",
     "recall_at_k",
 ]

@@ -13,6 +13,7 @@ from fastdml.rules.base import (
     terms_named,
 )
 from fastdml.rules.binomial_deviance import BinomialDeviance
+from fastdml.rules.check import Report, check
 from fastdml.rules.circle import Circle
 from fastdml.rules.closeness import COSINE, Closeness
 from fastdml.rules.contrastive import Contrastive
@@ -40,9 +41,11 @@ __all__ = [
     "PairRule",
     "PairStatistics",
     "PairTerms",
+    "Report",
     "RowLosses",
     "Selection",
     "SupCon",
+    "check",
     "element",
     "register",
     "terms_named",

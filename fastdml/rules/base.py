@@ -5,13 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from typing_extensions import Self
 
 from fastdml.rules.closeness import Closeness
+
+if TYPE_CHECKING:
+    from fastdml.triton_kernels.rules import PairTermsKernels
 
 Reduced = Literal["element", "pos_pair", "neg_pair", "triplet"]
 
@@ -80,6 +83,8 @@ class PairTerms(ABC):
     """
 
     name: ClassVar[str]
+    native: ClassVar[tuple[str, ...]] = ()
+    """The native backends that have a twin of these terms; :func:`register` adds "triton"."""
     reads_least: ClassVar[bool] = False
     """Whether ``positive_row`` reads the least close positive, which takes a sweep over the positives."""
 
@@ -134,7 +139,7 @@ class PairRule(ABC):
     """A pair loss: its terms, and the loss of every anchor from its sums, in plain PyTorch.
 
     The row handed to the terms of negatives, and by default of positives, is ``row`` of
-    :func:`fastdml.engines.pair. pair_statistics`, such as a learnable margin of the anchor's class, or 0.
+    :func:`fastdml.engines.pair.pair_statistics`, such as a learnable margin of the anchor's class, or 0.
     """
 
     counts_duplicates: ClassVar[bool] = False
@@ -154,19 +159,38 @@ class PairRule(ABC):
             return None
         if not closeness.normalised and closeness.kind != "inner":
             return "Euclidean distances of rows that are not normalised run in plain PyTorch"
-        return self.terms(closeness).unsupported(backend, dtype)
+        terms = self.terms(closeness)
+        if backend not in terms.native:
+            return f"the terms {terms.name!r} have no {backend} kernels"
+        return terms.unsupported(backend, dtype)
 
 
 PAIR_TERMS: dict[str, type[PairTerms]] = {}
 """The terms by name, from which the operators make them again."""
 
 
-def register(terms: type[PairTerms]) -> type[PairTerms]:
-    """Makes terms known to the operators by their name; a decorator."""
+def register(terms: type[PairTerms], *, triton: PairTermsKernels | None = None) -> type[PairTerms]:
+    """Makes terms known to the operators by their name; a decorator.
+
+    Args:
+        terms: the class. To register it again does no harm.
+        triton: its twin in Triton, a :class:`fastdml.triton_kernels.rules.PairTermsKernels`; may be given
+            later. Terms without one run in blocks of plain PyTorch.
+
+    Raises:
+        ValueError: other terms, or other kernels, bear the name.
+    """
     known = PAIR_TERMS.get(terms.name)
     if known is not None and (known.__module__, known.__qualname__) != (terms.__module__, terms.__qualname__):
         raise ValueError(f"name must be new, got {terms.name!r}, which {known.__qualname__} bears")
     PAIR_TERMS[terms.name] = terms
+    if "native" not in vars(terms):
+        terms.native = ()  # kernels of a parent know nothing of what a subclass changes
+    if triton is not None:
+        from fastdml.triton_kernels import rules  # needs triton, which is optional
+
+        rules.register(terms.name, triton)
+        terms.native = tuple(dict.fromkeys((*terms.native, "triton")))
     return terms
 
 

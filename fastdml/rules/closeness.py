@@ -59,7 +59,7 @@ class Closeness(NamedTuple):
         squared = (squares + ref_squares - 2 * products).clamp_min(0)
         if self.kind == "squared":
             return -squared
-        apart = squared > 0
+        apart = squared != 0  # NaN is apart
         return -torch.where(apart, torch.where(apart, squared, 1).sqrt(), 0)
 
     def slope(self, closeness: Tensor) -> Tensor:
@@ -67,8 +67,8 @@ class Closeness(NamedTuple):
         if self.kind == "inner":
             return torch.ones_like(closeness)
         if self.kind == "squared":
-            return torch.full_like(closeness, 2.0).masked_fill(closeness >= 0, 0.0)
-        apart = closeness < 0
+            return torch.full_like(closeness, 2.0).masked_fill(closeness == 0, 0.0)
+        apart = closeness != 0
         return torch.where(apart, -1 / torch.where(apart, closeness, -1), 0)
 
 

@@ -21,6 +21,8 @@ from fastdml.rules.closeness import Closeness
 LOG2E = math.log2(math.e)
 LN2 = math.log(2)
 
+NATIVE = ("triton", "cuda", "cpu")
+
 # Largest exponent that a kernel lets exp() see. exp(60) leaves room for the sum of 2**40 such terms in fp32.
 LARGEST_EXPONENT = 60.0
 # Beyond this, shifting every exponent by one constant could flush terms that matter to zero.
@@ -67,6 +69,7 @@ class Exponential(PairTerms):
     """
 
     name: ClassVar[str] = "exponential"
+    native: ClassVar[tuple[str, ...]] = NATIVE
 
     @classmethod
     def of(
@@ -159,6 +162,7 @@ class Hinge(PairTerms):
     high: float = math.inf
 
     name: ClassVar[str] = "hinge"
+    native: ClassVar[tuple[str, ...]] = NATIVE
 
     def _between(self, term: Tensor) -> Tensor:
         return (term > self.low) & (term < self.high)
@@ -197,6 +201,7 @@ class Softplus(PairTerms):
     positive_bias: float
 
     name: ClassVar[str] = "softplus"
+    native: ClassVar[tuple[str, ...]] = NATIVE
 
     def negative_terms(self, c: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
         return F.softplus(c * self.negative_slope + self.negative_bias, threshold=_ALWAYS), torch.zeros_like(
@@ -238,6 +243,7 @@ class CircleTerms(PairTerms):
     """How far the exponents of negatives spread; where too far, anchors have shifts of their own."""
 
     name: ClassVar[str] = "circle"
+    native: ClassVar[tuple[str, ...]] = NATIVE
     reads_least: ClassVar[bool] = True
 
     @classmethod
@@ -299,6 +305,7 @@ class InfoNCE(PairTerms):
     """
 
     name: ClassVar[str] = "info_nce"
+    native: ClassVar[tuple[str, ...]] = NATIVE
 
     @classmethod
     def of(cls, closeness: Closeness, temperature: float) -> InfoNCE:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastdml.data import Split
-from fastdml.retrieval import RetrievalResult, evaluate, match_indices
+from fastdml.retrieval import RetrievalResult, evaluate
 
 KS = (1, 2, 4, 8)
 _EMBED_BATCH = 256
@@ -47,12 +47,5 @@ def retrieve(embeddings: Tensor, split: Split) -> SplitRetrieval:
     """Recall@1, 2, 4, 8 of the split's queries against its gallery; a query never finds itself."""
     query_rows = torch.nonzero(split.is_query).squeeze(1)
     gallery_rows = torch.nonzero(split.is_gallery).squeeze(1)
-    result = evaluate(
-        embeddings[query_rows],
-        split.labels[query_rows],
-        embeddings[gallery_rows],
-        split.labels[gallery_rows],
-        self_index=match_indices(query_rows, gallery_rows),
-        ks=KS,
-    )
+    result = evaluate(embeddings, split.labels, KS, query=split.is_query, gallery=split.is_gallery)
     return SplitRetrieval(result, query_rows, gallery_rows)

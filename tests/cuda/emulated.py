@@ -27,7 +27,8 @@ def load() -> None:
     assert found is not None
     compiler = extension.find_compiler()
     sources = [path for path in sorted((csrc / "cuda").iterdir()) if path.suffix in (".cu", ".cpp")]
-    sources = [path for path in sources if path.name != "library.cpp"] + [HERE / "emulation" / "library.cpp"]
+    exchanged = ("launch.cpp", "library.cpp")
+    sources = [path for path in sources if path.name not in exchanged] + [HERE / "emulation" / "library.cpp"]
     flags = (
         f"-std={plan.STANDARD}",
         "-O2",

@@ -7,19 +7,23 @@ import torch
 from torch import Tensor
 
 import fastdml
-from fastdml.backends import reference
-from fastdml.engines import pair_ops
-from fastdml.engines.pair import pair_losses
-from fastdml.rules import MultiSimilarity
-from pair_batches import Batch, assert_as_accurate, make_batch
+from fastdml.engines.pair import pair_statistics
+from fastdml.rules import Closeness, PairStatistics
+from pair_batches import BATCHES, Batch, assert_as_accurate, make_batch
+from pair_cases import CASES, UNNORMALISED, Case, losses_and_gradients
 
-RULES = {
-    "unmined": MultiSimilarity(),
-    "mined": MultiSimilarity(epsilon=0.1),
-    "tightly mined": MultiSimilarity(epsilon=-0.2),
-    "official": MultiSimilarity(beta=40, epsilon=0.1, duplicate=1 - 1e-5),
-    "shifted exponents": MultiSimilarity(beta=130, alpha=60, base=0, epsilon=0.1),
+ALL = CASES | UNNORMALISED
+
+# Distances of 0 or 1 stand at a margin or threshold there: whether such a pair counts is a matter of rounding.
+AT_A_MARGIN = {
+    ("contrastive", "duplicates"),
+    ("contrastive", "zero vectors"),
+    ("contrastive, thresholds", "zero vectors"),
 }
+OF_CASES_AND_BATCHES = pytest.mark.parametrize(
+    ("name", "batch_name"),
+    [(name, batch) for name in ALL for batch in BATCHES if (name, batch) not in AT_A_MARGIN],
+)
 
 pytestmark = [
     pytest.mark.skipif("cpu" not in fastdml.available_backends(), reason="no native extension here"),
@@ -27,177 +31,108 @@ pytestmark = [
 ]
 
 
-def losses_and_gradients(rule: MultiSimilarity, batch: Batch, upstream: Tensor, backend: str) -> list[Tensor]:
-    """The losses and the gradients of their sum weighted by `upstream`."""
-    leaves = [batch.embeddings.detach().clone().requires_grad_()]
-    if batch.ref_embeddings is not None:
-        leaves.append(batch.ref_embeddings.detach().clone().requires_grad_())
-    with fastdml.use_backend(backend):
-        losses = pair_losses(rule, leaves[0], batch.labels, *leaves[1:], ref_labels=batch.ref_labels)
-        gradients = torch.autograd.grad((losses * upstream.to(losses.dtype)).sum(), leaves)
-    return [losses.detach(), *gradients]
+def upstream_of(batch: Batch) -> Tensor:
+    """Gradients of the losses, about as their mean makes them."""
+    count = len(batch.labels)
+    return torch.rand(count, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) / count
+
+
+def assert_equals_the_reference(
+    case: Case, batch: Batch, dtype: torch.dtype, own: Tensor | None = None
+) -> None:
+    """Losses and gradients as accurate as plain PyTorch's, which computes half precision in float32 too."""
+    batch, upstream = batch.to(dtype), upstream_of(batch)
+    found = losses_and_gradients(case, batch, upstream, "cpu", own)
+    plain_dtype = dtype if dtype.itemsize > 2 else torch.float32
+    plain = losses_and_gradients(case, batch.to(plain_dtype), upstream, "reference", own)
+    truth = losses_and_gradients(case, batch.to(torch.float64), upstream, "reference", own)
+    for at, (value, same, exact) in enumerate(zip(found, plain, truth, strict=True)):
+        assert_as_accurate(value, same.to(value.dtype), exact, f"result {at} of {len(found)}")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-def test_equals_the_reference(rule: MultiSimilarity, batch: Batch, dtype: torch.dtype) -> None:
-    batch = batch.to(dtype)
-    upstream = torch.rand(len(batch.labels), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    found = losses_and_gradients(rule, batch, upstream, "cpu")
-    same_dtype = losses_and_gradients(rule, batch, upstream, "reference")
-    truth = losses_and_gradients(rule, batch.to(torch.float64), upstream, "reference")
-    for value, plain, exact, what in zip(
-        found, same_dtype, truth, ("losses", "gradient", "gradient of the candidates"), strict=False
-    ):
-        assert_as_accurate(value, plain, exact, what)
+@OF_CASES_AND_BATCHES
+def test_equals_the_reference(name: str, batch_name: str, dtype: torch.dtype) -> None:
+    assert_equals_the_reference(ALL[name], make_batch(batch_name), dtype)
 
 
-@pytest.mark.parametrize("name", ["several blocks", "candidates", "more anchors than candidates"])
-def test_recomputed_similarities_give_what_kept_ones_give(name: str) -> None:
-    batch, rule = make_batch(name).to(torch.float32), RULES["mined"]
-    found = []
-    for keep in (True, False):
-        forward = torch.ops.fastdml.pair_forward_cpu.default
-        losses, *saved = forward(*batch, rule.name, rule.constants(), keep)
-        assert (saved[-1].numel() > 0) == keep
-        backward = torch.ops.fastdml.pair_backward_cpu.default
-        gradients = backward(torch.ones_like(losses), *saved, rule.name, rule.constants(), True, True)
-        found.append([losses, *gradients])
-    for kept, recomputed in zip(*found, strict=True):
-        assert torch.equal(kept, recomputed)
+def statistics_of(case: Case, batch: Batch, backend: str, own: Tensor | None = None) -> PairStatistics:
+    row = None
+    if case.boundary is not None:
+        row = torch.full((len(batch.labels),), case.boundary, dtype=torch.float64)
+    with fastdml.use_backend(backend):
+        return pair_statistics(
+            case.rule, batch.embeddings, batch.labels, batch.ref_embeddings, batch.ref_labels,
+            closeness=case.closeness, selection=case.selection, own=own, row=row,
+        )  # fmt: skip
 
 
-def test_two_runs_are_bitwise_equal() -> None:
-    batch = make_batch("several blocks").to(torch.float32)
-    upstream = torch.rand(len(batch.labels))
-    first, second = (losses_and_gradients(RULES["mined"], batch, upstream, "cpu") for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+def assert_statistics_equal(found: PairStatistics, truth: PairStatistics) -> None:
+    """The same counts, and other numbers to within the rounding of float64; those of no pair are infinite."""
+    for field in ("negative_second", "positives", "negatives"):
+        assert torch.equal(getattr(found, field), getattr(truth, field)), field
+    for field in PairStatistics._fields:
+        torch.testing.assert_close(
+            getattr(found, field), getattr(truth, field), rtol=1e-9, atol=1e-12,
+            msg=lambda text, field=field: f"{field}: {text}",
+        )  # fmt: skip
 
 
-def test_the_number_of_threads_changes_rounding_at_most() -> None:
-    batch, threads = make_batch("several blocks").to(torch.float64), torch.get_num_threads()
-    upstream = torch.rand(len(batch.labels))
-    found = []
-    try:
-        for count in (1, 3):
-            torch.set_num_threads(count)
-            found.append(losses_and_gradients(RULES["mined"], batch, upstream, "cpu"))
-    finally:
-        torch.set_num_threads(threads)
-    for one, three in zip(*found, strict=True):
-        torch.testing.assert_close(one, three, rtol=1e-11, atol=1e-13)
+@OF_CASES_AND_BATCHES
+def test_every_statistic_equals_the_reference(name: str, batch_name: str) -> None:
+    batch = make_batch(batch_name)
+    found, truth = (statistics_of(ALL[name], batch, backend) for backend in ("cpu", "reference"))
+    assert_statistics_equal(found, truth)
 
 
-@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-def test_nan_in_nan_out(rule: MultiSimilarity) -> None:
-    for bad in (torch.nan, torch.inf):
-        batch = make_batch("random").to(torch.float32)
-        batch.embeddings[5, 3] = bad
-        losses, gradient = losses_and_gradients(rule, batch, torch.ones(100), "cpu")
-        assert losses.isnan().all()
-        assert gradient.isnan().all()
-        plain, _ = losses_and_gradients(rule, batch, torch.ones(100), "reference")
-        assert plain.isnan().all()
+def with_own() -> tuple[Batch, Tensor]:
+    """Anchors that are candidates of their own label, of another, the same one twice, or none."""
+    batch = make_batch("candidates")
+    assert batch.ref_labels is not None
+    own = torch.arange(60) * 7 % 110
+    own[::5] = -1
+    own[1] = own[2]
+    for anchor in range(3, 60, 4):
+        own[anchor] = int((batch.ref_labels == batch.labels[anchor]).nonzero()[0])
+    same = batch.ref_labels[own.clamp_min(0)] == batch.labels
+    assert (same & (own >= 0)).any()
+    assert (~same & (own >= 0)).any()
+    return batch, own
 
 
-def test_a_nan_anchor_spoils_its_own_row_only() -> None:
-    batch = make_batch("candidates").to(torch.float32)
-    batch.embeddings[5, 3] = torch.nan
-    for backend in ("cpu", "reference"):
-        losses = losses_and_gradients(RULES["mined"], batch, torch.ones(60), backend)[0]
-        assert losses.isnan().nonzero().tolist() == [[5]]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("case", ALL.values(), ids=ALL)
+def test_a_candidate_that_is_the_anchor_itself_is_no_pair(case: Case, dtype: torch.dtype) -> None:
+    batch, own = with_own()
+    assert_equals_the_reference(case, batch, dtype, own)
+    found, truth = (statistics_of(case, batch, backend, own) for backend in ("cpu", "reference"))
+    assert_statistics_equal(found, truth)
 
 
-def test_strided_embeddings_and_labels() -> None:
-    torch.manual_seed(0)
-    wide = torch.randn(40, 2 * 60)
-    strided = Batch(wide.T[::2], torch.randint(6, (120,))[::2])
-    assert not strided.embeddings.is_contiguous()
-    assert not strided.labels.is_contiguous()
-    packed = Batch(strided.embeddings.contiguous(), strided.labels.contiguous())
-    upstream = torch.rand(60)
-    for a, b in zip(
-        losses_and_gradients(RULES["mined"], strided, upstream, "cpu"),
-        losses_and_gradients(RULES["mined"], packed, upstream, "cpu"),
-        strict=True,
-    ):
-        assert torch.equal(a, b)
+@pytest.mark.parametrize("case", ALL.values(), ids=ALL)
+def test_a_batch_against_itself_is_its_own_candidates(case: Case) -> None:
+    batch = make_batch("random")
+    twice = Batch(batch.embeddings, batch.labels, batch.embeddings, batch.labels)
+    upstream = upstream_of(batch)
+    found = losses_and_gradients(case, twice, upstream, "cpu", torch.arange(100))
+    alone = losses_and_gradients(case, batch, upstream, "cpu")
+    # the gradient of the batch is that of its rows as anchors and as candidates
+    for a, b in zip([*found[:-2], found[-2] + found[-1]], alone, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["random", "candidates", "one sample"])
-def test_operators_keep_torch_s_contract(name: str) -> None:
-    batch, rule = make_batch(name).to(torch.float32), RULES["mined"]
-    forward = torch.ops.fastdml.pair_forward_cpu.default
-    arguments = (*batch, rule.name, rule.constants(), True)
-    torch.library.opcheck(forward, arguments)
-    losses, *saved = forward(*arguments)
-    backward = torch.ops.fastdml.pair_backward_cpu.default
-    torch.library.opcheck(
-        backward, (torch.ones_like(losses), *saved, rule.name, rule.constants(), True, True)
-    )
+@pytest.mark.parametrize("code", [5, 6, 3])
+def test_refuses_closeness_that_it_does_not_have(code: int) -> None:
+    batch, terms = make_batch("random"), CASES["contrastive"].rule.terms(Closeness())
+    with pytest.raises(RuntimeError, match=f"closeness 0, 1, 2 and 4, got {code}"):
+        torch.ops.fastdml.pair_forward_cpu(
+            *batch, None, None, terms.name, terms.constants(), CASES["contrastive"].selection.constants(), code, True
+        )
 
 
-def test_gradients_that_nobody_needs_are_not_made() -> None:
-    batch, rule = make_batch("candidates").to(torch.float32), RULES["mined"]
-    embeddings = batch.embeddings.requires_grad_()
-    with fastdml.use_backend("cpu"):
-        losses = pair_losses(rule, embeddings, batch.labels, batch.ref_embeddings, batch.ref_labels)
-    losses.sum().backward()
-    assert batch.ref_embeddings is not None
-    assert batch.ref_embeddings.grad is None
-    upstream = torch.ones(60)
-    expected = losses_and_gradients(rule, make_batch("candidates").to(torch.float32), upstream, "cpu")[1]
-    torch.testing.assert_close(embeddings.grad, expected, rtol=0, atol=0)
-
-
-def test_saved_memory_is_linear_in_the_batch() -> None:
-    """Beyond the budget of kept similarities, the forward saves the unit rows and a few numbers a row."""
-    width, saved = 32, {}
-    for rows in (8192, 16384):
-        total = 0
-
-        def pack(tensor: Tensor) -> Tensor:
-            nonlocal total
-            total += tensor.numel() * tensor.element_size()
-            return tensor
-
-        embeddings = torch.randn(rows, width, requires_grad=True)
-        with (
-            torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-            fastdml.use_backend("cpu"),
-        ):
-            pair_losses(RULES["mined"], embeddings, torch.arange(rows) // 8)
-        saved[rows] = total
-    row_bytes = (
-        2 * 4 * width + 4 + 8 + 2 * 4 + 4 * 4
-    )  # embeddings and unit rows, norm, order, span, row scalars
-    assert saved == {rows: rows * row_bytes for rows in saved}
-
-
-def test_python_and_cpp_agree_on_what_is_kept() -> None:
-    rule = RULES["unmined"]
-    for anchors, candidates in (
-        (1, 0),
-        (255, 0),
-        (257, 0),
-        (3000, 0),
-        (4096, 0),
-        (4400, 0),
-        (300, 1000),
-        (9000, 2000),
-    ):
-        embeddings = torch.randn(anchors, 2)
-        labels = torch.arange(anchors)
-        ref = (torch.randn(candidates, 2), torch.arange(candidates)) if candidates else (None, None)
-        tiles = torch.ops.fastdml.pair_forward_cpu(
-            embeddings, labels, *ref, rule.name, rule.constants(), True
-        )[-1]
-        assert tiles.numel() == pair_ops.kept_elements(anchors, candidates or anchors, not candidates)
-
-
-def test_reference_runs_where_exponents_leave_float32() -> None:
-    batch, rule = make_batch("random").to(torch.float32), MultiSimilarity(beta=400, base=0)
-    losses = pair_losses(rule, batch.embeddings, batch.labels)
-    assert torch.equal(losses, reference.pair_losses(rule, batch.embeddings, batch.labels))
-    with fastdml.use_backend("cpu"), pytest.raises(fastdml.BackendError, match="float32"):
-        pair_losses(rule, batch.embeddings, batch.labels)
+def test_refuses_terms_that_it_does_not_have() -> None:
+    batch = make_batch("random")
+    with pytest.raises(RuntimeError, match="no terms named quartic"):
+        torch.ops.fastdml.pair_forward_cpu(
+            *batch, None, None, "quartic", [1.0], CASES["contrastive"].selection.constants(), 0, True
+        )

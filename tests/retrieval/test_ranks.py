@@ -1,180 +1,198 @@
-"""Ranks of first hits: against an exact search, and where ties, duplicates and exclusions decide."""
+"""Ranks of positives against a full sort, and where ties, duplicates and exclusions decide."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from retrieval_definition import integer_rows, positive_ranks, random_labels, unit_rows
 
-from fastdml.errors import InputError
-from fastdml.retrieval import first_hit_ranks, match_indices, ranks, recall_at_k
-
-
-def brute_force_ranks(queries, labels, gallery, gallery_labels, own):
-    """The definition, one query at a time, in float64."""
-    found = []
-    for i in range(len(queries)):
-        similarity = gallery.double() @ queries[i].double()
-        keep = torch.arange(len(gallery)) != own[i]
-        positives = similarity[keep & (gallery_labels == labels[i])]
-        negatives = similarity[keep & (gallery_labels != labels[i])]
-        found.append(0 if len(positives) == 0 else 1 + int((negatives >= positives.max()).sum()))
-    return torch.tensor(found)
+from fastdml.backends import use_backend
+from fastdml.resident_memory import can_measure, high_water, release_freed_memory, reset_high_water
+from fastdml.retrieval import blocked, evaluate
 
 
-def unit_rows(count, width, seed):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.nn.functional.normalize(torch.randn(count, width, generator=generator), dim=1)
+def ranks_of(x, labels, **options):
+    """Ranks of all positives of every query, as lists."""
+    result = evaluate(x, labels, **options)
+    found = [ranks.tolist() for ranks in result.positive_ranks(range(result.first_hit_rank.numel()))]
+    assert [ranks[0] if ranks else 0 for ranks in found] == result.first_hit_rank.tolist()
+    return found
 
 
-@pytest.fixture
-def small_blocks(monkeypatch):
-    """Blocks that do not divide the data, so that every edge of the blocking is crossed."""
-    monkeypatch.setattr(ranks, "QUERY_BLOCK", 7)
-    monkeypatch.setattr(ranks, "GALLERY_BLOCK", 11)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_equals_a_full_sort_with_many_ties(counting, small_blocks, dtype):
+    x, labels = integer_rows(150, 5, seed=1), random_labels(150, 12, seed=2)
+    assert ranks_of(x.to(dtype), labels, normalise=False) == positive_ranks(x, labels)
 
 
-@pytest.mark.parametrize("width", [8, 33])
-def test_equals_the_definition_leave_one_out(small_blocks, width):
-    x = unit_rows(150, width, seed=1)
-    labels = torch.randint(0, 12, (150,), generator=torch.Generator().manual_seed(2))
-    expected = brute_force_ranks(x, labels, x, labels, torch.arange(150))
-    assert expected.max() > 3
-    assert expected.min() == 1
-    assert torch.equal(first_hit_ranks(x, labels), expected)
+# Of 1,100 rows a block is 512; of 3 classes a query has more positives than the kernel compares one by one.
+@pytest.mark.parametrize(("count", "classes"), [(1100, 200), (1100, 3), (513, 60)])
+def test_equals_a_full_sort_across_blocks(counting, count, classes):
+    x, labels = unit_rows(count, 9, seed=3), random_labels(count, classes, seed=4)
+    assert ranks_of(x, labels) == positive_ranks(x, labels)
 
 
-def test_equals_the_definition_with_a_gallery_that_holds_some_queries(small_blocks):
-    x = unit_rows(120, 16, seed=3)
-    labels = torch.randint(0, 9, (120,), generator=torch.Generator().manual_seed(4))
-    query_ids, gallery_ids = torch.arange(0, 70), torch.arange(40, 120).flip(0)
-    own = match_indices(query_ids, gallery_ids)
-    expected = brute_force_ranks(x[query_ids], labels[query_ids], x[gallery_ids], labels[gallery_ids], own)
-    found = first_hit_ranks(
-        x[query_ids], labels[query_ids], x[gallery_ids], labels[gallery_ids], self_index=own
-    )
-    assert torch.equal(found, expected)
-    counted_as_hit = first_hit_ranks(x[query_ids], labels[query_ids], x[gallery_ids], labels[gallery_ids])
-    assert (counted_as_hit[40:] == 1).all()
-    assert not (found[40:] == 1).all()
+def test_equals_a_full_sort_where_queries_go_in_chunks(counting, small_blocks, in_chunks):
+    x, labels = integer_rows(90, 4, seed=5), random_labels(90, 5, seed=6)
+    assert ranks_of(x, labels, normalise=False) == positive_ranks(x, labels)
 
 
-def test_equals_faiss_exact_search():
-    faiss = pytest.importorskip("faiss")
-    x = unit_rows(600, 24, seed=12)
-    labels = torch.arange(600) % 120
-    index = faiss.IndexFlatIP(24)
-    index.add(x.numpy())
-    _, order = index.search(x.numpy(), 600)
-    order = torch.from_numpy(order)
-    found = order[order != torch.arange(600)[:, None]].reshape(600, 599)  # the query itself, by index
-    hits = labels[found] == labels[:, None]
-    expected = hits.int().argmax(dim=1) + 1
-    assert untied(x, labels).all(), "choose another seed: this one has ties up to rounding"
-    assert torch.equal(first_hit_ranks(x, labels), expected)
-    for k, value in recall_at_k(x, labels, ks=(1, 10, 100)).items():
-        assert value == pytest.approx(float(hits[:, :k].any(dim=1).double().mean()), abs=0)
+@pytest.mark.parametrize("with_cameras", [False, True])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_query_and_gallery_that_share_some_rows(counting, small_blocks, request, with_cameras, chunked):
+    if chunked:
+        request.getfixturevalue("in_chunks")
+    x, labels = unit_rows(120, 16, seed=7), random_labels(120, 9, seed=8)
+    query, gallery = torch.arange(70).flip(0), torch.randperm(120, generator=torch.Generator().manual_seed(9))
+    gallery = gallery[:80]
+    options = {"cameras": random_labels(120, 3, seed=10)} if with_cameras else {}
+    expected = positive_ranks(x, labels, query, gallery, **options)
+    assert ranks_of(x, labels, query=query, gallery=gallery, **options) == expected
+    mask = torch.zeros(120, dtype=torch.bool)
+    mask[gallery] = True
+    assert ranks_of(x, labels, query=query, gallery=mask, **options) == expected
 
 
-def untied(x, labels):
-    """Whether no negative comes within rounding of a query's best positive."""
-    similarity = x.double() @ x.double().T
-    same = labels[:, None] == labels
-    best = similarity.fill_diagonal_(-2).masked_fill(~same, -2).amax(dim=1, keepdim=True)
-    return (similarity.masked_fill(same, 9) - best).abs().amin(dim=1) > 2e-6
+@pytest.mark.parametrize("compared", [0, 10_000])
+def test_both_ways_of_counting_in_pytorch(monkeypatch, small_blocks, compared):
+    """Comparing with each threshold, and looking up among them."""
+    monkeypatch.setattr(blocked, "COMPARED", compared)
+    x, labels = integer_rows(200, 4, seed=11), random_labels(200, 6, seed=12)
+    with use_backend("blocked"):
+        assert ranks_of(x, labels, normalise=False) == positive_ranks(x, labels)
 
 
-def test_a_tie_goes_against_the_query():
+def test_a_class_of_half_the_set(counting):
+    labels = torch.where(torch.arange(700) % 2 == 0, -5, torch.arange(700) // 4)
+    x = unit_rows(700, 6, seed=13)
+    assert ranks_of(x, labels) == positive_ranks(x, labels)
+
+
+def test_same_identity_and_camera_is_ignored_by_hand(counting):
+    # The query at 0 degrees, then the gallery by angle.
+    angles = [0.0, 5.0, 10.0, 20.0, 30.0, 40.0]
+    labels = torch.tensor([1, 1, 2, 1, 1, 2])
+    cameras = torch.tensor([0, 0, 0, 1, 0, 1])
+    turned = torch.deg2rad(torch.tensor(angles))
+    x = torch.stack([turned.cos(), turned.sin()], dim=1)
+    options = {"query": torch.tensor([0]), "gallery": torch.arange(1, 6)}
+    # Without cameras: hits at 5, 20 and 30 degrees, one wrong at 10.
+    assert ranks_of(x, labels, **options) == [[1, 3, 4]]
+    # With them only that at 20 degrees: 5 and 30 are ignored, and do not push it back.
+    result = evaluate(x, labels, cameras=cameras, **options)
+    assert result.positive_ranks([0])[0].tolist() == [2]
+    assert result.mean_average_precision == 0.5
+    # A query that only its own camera saw has nothing to find.
+    cameras[3] = 0
+    assert evaluate(x, labels, cameras=cameras, **options).queries_without_positive == 1
+
+
+def test_a_tie_goes_against_the_query(counting):
     # The query's positive and one negative are mirror images: bitwise the same similarity.
     x = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.6, -0.8], [-1.0, 0.0]])
     labels = torch.tensor([0, 0, 1, 1])
-    assert first_hit_ranks(x, labels)[0] == 2
-    assert first_hit_ranks(x, labels, tie_tolerance=0)[0] == 2
+    assert evaluate(x, labels).first_hit_rank[0] == 2
+    assert evaluate(x, labels, tie_tolerance=0).first_hit_rank[0] == 2
 
 
-def test_a_tie_up_to_rounding_goes_against_the_query_unless_told_otherwise():
+def test_a_tie_up_to_rounding_goes_against_the_query_unless_told_otherwise(counting):
     x = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.6 - 6e-8, -0.8], [-1.0, 0.0]])
     labels = torch.tensor([0, 0, 1, 1])
     assert x[2, 0] < x[1, 0]
-    assert first_hit_ranks(x, labels, normalise=False)[0] == 2
-    assert first_hit_ranks(x, labels, normalise=False, tie_tolerance=0)[0] == 1
+    assert evaluate(x, labels, normalise=False).first_hit_rank[0] == 2
+    assert evaluate(x, labels, normalise=False, tie_tolerance=0).first_hit_rank[0] == 1
 
 
 @pytest.mark.parametrize("width", [3, 64, 100])
 @pytest.mark.parametrize("value", [0.0, 0.37])
-def test_a_collapsed_model_gets_the_worst_rank(width, value):
-    x = torch.full((600, width), value)
-    labels = torch.arange(600) % 20
-    assert torch.equal(first_hit_ranks(x, labels), torch.full((600,), 1 + 600 - 30))
-    assert recall_at_k(x, labels, ks=(1, 8, 570)) == {1: 0.0, 8: 0.0, 570: 0.0}
+def test_a_collapsed_model_gets_the_worst_ranks(counting, width, value):
+    x, labels = torch.full((600, width), value), torch.arange(600) % 20
+    result = evaluate(x, labels, ks=(1, 570, 571))
+    assert torch.equal(result.first_hit_rank, torch.full((600,), 1 + 570))
+    assert result.recall == {1: 0.0, 570: 0.0, 571: 1.0}
+    assert (result.r_precision, result.map_at_r) == (0.0, 0.0)
+    assert result.positive_ranks([5])[0].tolist() == list(range(571, 600))
 
 
-def test_self_is_left_out_by_index_so_a_duplicate_still_counts():
-    x = unit_rows(40, 8, seed=6)
-    labels = torch.arange(40) // 2
+def test_duplicates_across_classes_tie_wherever_they_stand(counting):
+    """Copies of each row under other labels, far apart: equal up to rounding, so never ahead of the copy."""
+    half = unit_rows(700, 67, seed=14).float()
+    x, labels = torch.cat([half, half]), torch.arange(1400) // 2
+    found = evaluate(x, labels)
+    assert (found.first_hit_rank > 1).all()
+
+
+def test_self_is_left_out_by_index_so_a_duplicate_still_counts(counting):
+    x, labels = unit_rows(40, 8, seed=15), torch.arange(40) // 2
     x[1] = x[0]  # a true duplicate: the nearest neighbour, and right
     x[10] = x[20]  # two classes share a point: each is the other's nearest, and wrong
-    found = first_hit_ranks(x, labels)
-    assert found[0] == 1
-    assert found[1] == 1
+    found = evaluate(x, labels).first_hit_rank
+    assert found[0] == found[1] == 1
     assert found[10] > 1
     assert found[20] > 1
 
 
-def test_a_query_in_the_gallery_under_another_label_is_not_its_own_negative():
-    gallery = torch.tensor([[1.0, 0.0], [0.8, 0.6]])
-    found = first_hit_ranks(
-        gallery[:1], torch.tensor([7]), gallery, torch.tensor([3, 7]), self_index=torch.tensor([0])
-    )
-    assert found.tolist() == [1]
+def test_queries_without_a_positive_have_no_ranks(counting):
+    x = unit_rows(5, 4, seed=16)
+    assert ranks_of(x, torch.tensor([0, 0, 1, 2, 3]))[2:] == [[], [], []]
+    assert ranks_of(x, torch.arange(5)) == [[]] * 5
+    assert ranks_of(x[:1], torch.tensor([0])) == [[]]
 
 
-def test_queries_without_a_positive_have_rank_zero():
-    x = unit_rows(5, 4, seed=7)
-    assert first_hit_ranks(x, torch.tensor([0, 0, 1, 2, 3]))[2:].tolist() == [0, 0, 0]
-    assert first_hit_ranks(x[:1], torch.tensor([0])).tolist() == [0]
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_labels_of_any_integer_dtype(counting, dtype):
+    x, labels = integer_rows(60, 6, seed=17), random_labels(60, 6, seed=18)
+    query, gallery = torch.arange(30), torch.arange(20, 60)
+    expected = positive_ranks(x, labels, query, gallery)
+    found = ranks_of(x, labels.to(dtype), query=query.to(dtype), gallery=gallery.to(dtype), normalise=False)
+    assert found == expected
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
-def test_labels_of_any_integer_dtype_and_embeddings_of_any_float_dtype(dtype):
-    x = unit_rows(60, 16, seed=8)
-    labels = torch.arange(60) % 6
-    expected = first_hit_ranks(x, labels)
-    assert torch.equal(first_hit_ranks(x.double(), labels.to(dtype)), expected)
-    half = x.bfloat16()
-    assert torch.equal(first_hit_ranks(half, labels), first_hit_ranks(half.float(), labels))
+def test_any_memory_layout(counting):
+    x, labels = integer_rows(60, 12, seed=19), random_labels(120, 6, seed=20)[::2]
+    expected = positive_ranks(x, labels)
+    assert ranks_of(x.T.contiguous().T, labels, normalise=False) == expected
 
 
-def test_caller_settings_neither_change_the_ranks_nor_are_changed():
-    x = unit_rows(400, 32, seed=9)
-    labels = torch.arange(400) % 40
-    expected = first_hit_ranks(x, labels)
+def test_overflow_counts_against_the_query(counting):
+    """Finite rows whose products are not: infinity and NaN must not look like a hit."""
+    x = torch.tensor([[1e30, 1e30], [1e30, -1e30], [1e30, 1e30], [-1e30, 1e30]])
+    found = evaluate(x, torch.tensor([0, 0, 1, 1]), normalise=False).first_hit_rank
+    assert found[0] > 1
+
+
+def test_caller_settings_neither_change_the_ranks_nor_are_changed(counting):
+    x, labels = unit_rows(200, 32, seed=21).float(), torch.arange(200) % 40
+    expected = evaluate(x, labels).first_hit_rank
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert torch.equal(first_hit_ranks(x.requires_grad_(), labels), expected)
+            assert torch.equal(evaluate(x.requires_grad_(), labels).first_hit_rank, expected)
             assert torch.is_autocast_enabled("cpu")
+        assert torch.is_grad_enabled()
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
 
 
-def test_match_indices():
-    assert match_indices(torch.tensor([5, 9, 2]), torch.tensor([2, 7, 5])).tolist() == [2, -1, 0]
-    with pytest.raises(InputError, match="gallery_ids must be distinct"):
-        match_indices(torch.tensor([1]), torch.tensor([2, 2]))
+def test_the_number_of_threads_does_not_matter(counting):
+    x, labels = unit_rows(1300, 8, seed=22).float(), random_labels(1300, 150, seed=23)
+    expected = evaluate(x, labels).average_precision
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        assert torch.equal(evaluate(x, labels).average_precision, expected)
+    finally:
+        torch.set_num_threads(threads)
 
 
-def test_memory_is_linear():
-    """At 20,000 embeddings a similarity matrix would take 1.6 GB; here no allocation exceeds 20 MB."""
-    count = 20_000
-    x = unit_rows(count, 4, seed=10)
-    labels = torch.arange(count) % 5000
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
-    ) as profile:
-        found = first_hit_ranks(x, labels)
-    allocated = [event.self_cpu_memory_usage for event in profile.events()]
-    assert max(allocated) > 1_000_000, "the profiler saw no allocation, so it proves nothing"
-    assert max(allocated) <= 20_000_000
-    assert (found >= 1).all()
+@pytest.mark.skipif(not can_measure(), reason="this system does not let a process reset its high-water mark")
+def test_memory_is_linear(counting):
+    """At 20,000 embeddings a similarity matrix would take 1.6 GB."""
+    x, labels = unit_rows(20_000, 8, seed=24).float(), torch.arange(20_000) % 4000
+    evaluate(x[:2000], labels[:2000])  # threads and libraries
+    release_freed_memory()
+    before = reset_high_water()
+    assert (evaluate(x, labels).first_hit_rank >= 1).all()
+    assert high_water() - before < 64e6

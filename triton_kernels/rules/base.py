@@ -1,38 +1,35 @@
-"""What the pair kernels ask of a rule."""
+"""What the pair kernels ask of a loss: its terms as device functions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 
-class PairRuleKernels(NamedTuple):
-    """A pair rule as device functions; the kernels take each as a compile-time argument.
+class PairTermsKernels(NamedTuple):
+    """The terms of :class:`fastdml.rules.PairTerms` as ``@triton.jit`` functions.
 
-    ``s`` are similarities, ``p`` the rule's constants (a tuple of float32), and everything else one number
-    for every anchor. Where ``mines`` is false the kernels skip the sweep for the least positive, the maximum
-    over the negatives and every comparison with a threshold of the negatives.
+    ``c`` [BM, BN] float32 is the closeness of pairs, ``row`` one number of each anchor, broadcastable against
+    it, and ``p`` the constants of the terms, a tuple of float32 in the order of ``PairTerms.constants()``.
+    All but ``positive_row`` are also evaluated at pairs that do not count, whose values are dropped, and at
+    closeness beyond its bounds by rounding. A new loss gives the five functions; the flags only save work.
     """
 
-    negative_threshold: Any
-    """(least_positive, p): negatives above it are kept."""
-    negative_term: Any
-    """(s, p): what the kept negatives add to ``negative_sum``."""
-    positive_threshold: Any
-    """(most_negative, negative_sum, p): what ``positive_kept`` and ``positive_terms`` read."""
-    is_positive: Any
-    """(s, p): false for pairs that count as copies of the anchor."""
-    positive_kept: Any
-    """(s, positive_threshold, p)."""
-    positive_terms: Any
-    """(s, positive_threshold, p): what the kept positives add to the two positive sums."""
-    finish: Any
-    """(negative_threshold, positive_threshold, negative_sum, positive_sum, second_sum, negatives, positives,
-    p): the loss, then the four rows that the weights read: negative threshold, positive threshold, negative
-    scale, positive scale. ``negatives`` and ``positives`` count the candidates, kept or not."""
+    negative_terms: Any
+    """(c, row, p): what a negative adds to ``negative_sum`` and to ``negative_second``."""
     negative_weight: Any
-    """(s, p): weight of a kept negative, over its anchor's negative scale."""
-    positive_weight: Any
-    """(s, positive_threshold, p): weight of a kept positive, over its anchor's positive scale."""
-    mines: Callable[[Sequence[float]], bool]
-    """Whether these constants ask for mining."""
+    """(c, row, p): derivative of the first by ``c``."""
+    positive_row: Any
+    """(row, least, most, negative_sum, p), each [BM]: the row of the positives' terms. ``least`` is the
+    closeness of the least close positive, ``most`` of the closest negative, infinite where there is none."""
+    positive_terms: Any
+    """(c, row, p): what a positive adds to ``positive_sum`` and to ``positive_second``."""
+    positive_weights: Any
+    """(c, row, p): derivatives of both by ``c``."""
+    reads_least: bool = True
+    """Whether ``positive_row`` reads ``least``, which takes one more sweep over the positives; else inf."""
+    negative_second: bool = True
+    """Whether negatives have a second term; it is not summed else."""
+    positive_second: bool = True
+    """Whether the second term of the positives has a derivative; it is taken for 0 else."""
+    light: bool = False
+    """Whether the terms take so few registers that wide tiles fit beside them."""

@@ -1,0 +1,60 @@
+"""``[c + bias - row]_+`` for negatives, ``[bias - c + row]_+`` for positives, summed and counted where
+strictly between low and high: the contrastive and the margin loss.
+
+Constants: bias of the negatives, of the positives, low, high (fastdml/rules/terms.py).
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from fastdml.triton_kernels.rules.base import PairTermsKernels
+
+
+@triton.jit
+def terms(v, p):
+    term = tl.maximum(v, 0.0)
+    m = (term > p[2]) & (term < p[3])
+    return tl.where(m, term, 0.0), tl.where(m, 1.0, 0.0)
+
+
+@triton.jit
+def weight(v, p, slope):
+    return tl.where((v > tl.maximum(p[2], 0.0)) & (v < p[3]), slope, 0.0)
+
+
+@triton.jit
+def negative_terms(c, row, p):
+    return terms(c + p[0] - row, p)
+
+
+@triton.jit
+def negative_weight(c, row, p):
+    return weight(c + p[0] - row, p, 1.0)
+
+
+@triton.jit
+def positive_row(row, least, most, negative_sum, p):
+    return row
+
+
+@triton.jit
+def positive_terms(c, row, p):
+    return terms(p[1] - c + row, p)
+
+
+@triton.jit
+def positive_weights(c, row, p):
+    return weight(p[1] - c + row, p, -1.0), tl.zeros_like(c)
+
+
+KERNELS = PairTermsKernels(
+    negative_terms,
+    negative_weight,
+    positive_row,
+    positive_terms,
+    positive_weights,
+    reads_least=False,
+    positive_second=False,
+)
