@@ -85,7 +85,14 @@ def _sweep(
     quick = None if config.getoption("--bench-full") or device == "cuda" else QUICK
     protocol = TINY if tiny else Protocol()
     sweep = Sweep(
-        contest, name, device, contestants, wrong, ceilings, protocol, None if tiny else path, quick=quick
+        f"{contest}_{name}",
+        device,
+        contestants,
+        wrong,
+        ceilings,
+        protocol,
+        None if tiny else path,
+        quick=quick,
     )
     config.stash[SWEEPS].append(sweep)
     return sweep

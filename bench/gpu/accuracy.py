@@ -10,9 +10,7 @@ from torch import Tensor
 
 import fastdml
 from bench.gpu.proof import Setting, require
-from fastdml.backends import reference
 from fastdml.functional import multi_similarity
-from fastdml.rules import MultiSimilarity
 
 Batch = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 EPSILONS = (0.1, None)
@@ -75,10 +73,10 @@ def _compare(setting: Setting, backend: str, name: str, dtype: str, epsilon: flo
     embeddings, labels, refs, ref_labels = batches(setting)[name]()
     # Rounded first: what is judged is the arithmetic, not the rounding of the input.
     rounded = [None if x is None else x.to(getattr(torch, dtype)) for x in (embeddings, refs)]
-    rule = MultiSimilarity(epsilon=epsilon)
 
     def dense(rows: Tensor, others: Tensor | None) -> Tensor:
-        return reference.pair_losses(rule, rows, labels, others, ref_labels)
+        with fastdml.use_backend("reference"):
+            return multi_similarity(rows, labels, others, ref_labels, epsilon=epsilon, reduction="none")
 
     def fused(rows: Tensor, others: Tensor | None) -> Tensor:
         with fastdml.use_backend(backend):

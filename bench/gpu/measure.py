@@ -82,7 +82,7 @@ def _make_sweep(options: argparse.Namespace) -> Sweep:
     # Short rounds: device time is dear, and events are steadier than a host clock.
     protocol = TINY if options.tiny else Protocol(most_rounds=15, seconds=0.3, slow=1.5, turn=0.005)
     sweep = Sweep(
-        "pair", "multi_similarity", device, contestants, wrong, ceilings, protocol, options.out, longest=20.0
+        "pair_multi_similarity", device, contestants, wrong, ceilings, protocol, options.out, longest=20.0
     )
     if options.out.exists():
         sweep.take_in(Results.load(options.out, sweep.results.contest))

@@ -13,11 +13,8 @@ import fastdml
 from bench import blocked
 from bench.gpu.proof import Setting, relative_error, require
 from bench.workload import PER_CLASS, Workload
-from fastdml.backends import reference
 from fastdml.functional import multi_similarity
-from fastdml.rules import MultiSimilarity
 
-RULE = MultiSimilarity(epsilon=blocked.EPSILON)
 LAST = 64
 ALLOWED = {"float32": 1e-3, "bfloat16": 5e-2}
 """Relative errors; an index that overflowed is off by all, or ends the process."""
@@ -40,7 +37,7 @@ def overflow(setting: Setting, backend: str) -> Iterator[tuple[str, Callable[[],
 def _pairs(setting: Setting, backend: str, work: Workload) -> str:
     embeddings, labels = work.make()
     with fastdml.use_backend(backend):
-        loss = multi_similarity(embeddings, labels, epsilon=RULE.epsilon)
+        loss = multi_similarity(embeddings, labels, epsilon=blocked.EPSILON)
         loss.backward()
     exact = embeddings.detach().double().requires_grad_()
     truth = blocked.multi_similarity(exact, labels)
@@ -59,7 +56,9 @@ def _candidates(setting: Setting, backend: str, count: int, width: int, dtype: s
     """Few anchors, so many candidates that their matrix has more than 2^31 elements."""
     anchors, labels, refs, ref_labels = _sides(setting, LAST, count, width, dtype)
     with fastdml.use_backend(backend):
-        losses = multi_similarity(anchors, labels, refs, ref_labels, epsilon=RULE.epsilon, reduction="none")
+        losses = multi_similarity(
+            anchors, labels, refs, ref_labels, epsilon=blocked.EPSILON, reduction="none"
+        )
         losses.sum().backward()
     assert refs.grad is not None
     truth, weights, unit = _weights(anchors.detach(), labels, refs.detach(), ref_labels)
@@ -74,11 +73,17 @@ def _anchors(setting: Setting, backend: str, count: int, width: int, dtype: str)
     """So many anchors, few candidates; rows are independent, so the last ones can be recomputed alone."""
     refs, ref_labels, anchors, labels = _sides(setting, 2 * LAST, count, width, dtype)
     with fastdml.use_backend(backend):
-        losses = multi_similarity(anchors, labels, refs, ref_labels, epsilon=RULE.epsilon, reduction="none")
+        losses = multi_similarity(
+            anchors, labels, refs, ref_labels, epsilon=blocked.EPSILON, reduction="none"
+        )
         losses[-LAST:].sum().backward()
     assert anchors.grad is not None
     exact = anchors.detach()[-LAST:].double().requires_grad_()
-    truth = reference.pair_losses(RULE, exact, labels[-LAST:], refs.detach().double(), ref_labels)
+    with fastdml.use_backend("reference"):
+        truth = multi_similarity(
+            exact, labels[-LAST:], refs.detach().double(), ref_labels,
+            epsilon=blocked.EPSILON, reduction="none",
+        )  # fmt: skip
     truth.sum().backward()
     assert exact.grad is not None
     errors = {
