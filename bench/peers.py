@@ -1,7 +1,7 @@
 """The contestants: every way to compute one loss, functions of one signature, and the proof that they agree.
 
 A contestant is ``loss(embeddings, labels) -> scalar``; here of Multi-Similarity with mining, epsilon 0.1.
-Those Those that cannot run here stay in the list and say why.
+Those that cannot run here stay in the list and say why.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fastdml
-from bench import blocked
+from bench import dense
+from bench.blocked import EPSILON
 from bench.gpu.proof import Setting, relative_error, require
 from bench.workload import PER_CLASS, Workload
 from fastdml.functional import multi_similarity
@@ -37,7 +38,7 @@ def overflow(setting: Setting, backend: str) -> Iterator[tuple[str, Callable[[],
 def _pairs(setting: Setting, backend: str, work: Workload) -> str:
     embeddings, labels = work.make()
     with fastdml.use_backend(backend):
-        loss = multi_similarity(embeddings, labels, epsilon=blocked.EPSILON)
+        loss = multi_similarity(embeddings, labels, epsilon=EPSILON)
         loss.backward()
     exact = embeddings.detach().double().requires_grad_()
     truth = blocked.multi_similarity(exact, labels)
@@ -56,9 +57,7 @@ def _candidates(setting: Setting, backend: str, count: int, width: int, dtype: s
     """Few anchors, so many candidates that their matrix has more than 2^31 elements."""
     anchors, labels, refs, ref_labels = _sides(setting, LAST, count, width, dtype)
     with fastdml.use_backend(backend):
-        losses = multi_similarity(
-            anchors, labels, refs, ref_labels, epsilon=blocked.EPSILON, reduction="none"
-        )
+        losses = multi_similarity(anchors, labels, refs, ref_labels, epsilon=EPSILON, reduction="none")
         losses.sum().backward()
     assert refs.grad is not None
     truth, weights, unit = _weights(anchors.detach(), labels, refs.detach(), ref_labels)
@@ -73,16 +72,14 @@ def _anchors(setting: Setting, backend: str, count: int, width: int, dtype: str)
     """So many anchors, few candidates; rows are independent, so the last ones can be recomputed alone."""
     refs, ref_labels, anchors, labels = _sides(setting, 2 * LAST, count, width, dtype)
     with fastdml.use_backend(backend):
-        losses = multi_similarity(
-            anchors, labels, refs, ref_labels, epsilon=blocked.EPSILON, reduction="none"
-        )
+        losses = multi_similarity(anchors, labels, refs, ref_labels, epsilon=EPSILON, reduction="none")
         losses[-LAST:].sum().backward()
     assert anchors.grad is not None
     exact = anchors.detach()[-LAST:].double().requires_grad_()
     with fastdml.use_backend("reference"):
         truth = multi_similarity(
             exact, labels[-LAST:], refs.detach().double(), ref_labels,
-            epsilon=blocked.EPSILON, reduction="none",
+            epsilon=EPSILON, reduction="none",
         )  # fmt: skip
     truth.sum().backward()
     assert exact.grad is not None
@@ -119,7 +116,7 @@ def _weights(
     similarity = torch.cat(pieces, dim=1).requires_grad_()
     del pieces
     positive = labels[:, None] == ref_labels[None, :]
-    losses = RULE.dense(similarity, positive, ~positive)
+    losses = dense.losses(similarity, positive, ~positive)
     (weights,) = torch.autograd.grad(losses.sum(), similarity)
     return losses.detach(), weights, unit
 

@@ -6,97 +6,27 @@ overflows: the truth is the reference in float64 on the unit rows as the kernels
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar
-
 import pytest
 import torch
-import triton
-import triton.language as tl
+from interpreted_pairs import FORMS, check, random_batch, run, upstream_of, use_form
 from pair_cases import CASES, EUCLIDEAN, MINED, Case, losses_and_gradients
 from torch import Tensor
 
 import fastdml
 from fastdml.engines.pair import pair_losses
-from fastdml.rules import (
-    COSINE,
-    EVERYTHING,
-    Closeness,
-    Contrastive,
-    Extremes,
-    MultiSimilarity,
-    PairRule,
-    PairStatistics,
-    PairTerms,
-    RowLosses,
-    Selection,
-    element,
-    register,
-)
+from fastdml.rules import COSINE, Closeness, Contrastive, MultiSimilarity
 from fastdml.triton_kernels import configs
-from fastdml.triton_kernels.rules import PAIR_TERMS as PAIR_TERMS_KERNELS
-from fastdml.triton_kernels.rules import PairTermsKernels
 from fastdml.triton_kernels.units import unit_rows
-from pair_batches import Batch, assert_as_accurate, make_batch
+from pair_batches import Batch, make_batch
 
 # numpy warns of overflows at pairs that do not count, whose values a select drops
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),
+    pytest.mark.usefixtures("poisoned_memory"),
+]
 
-FORMS = ("rows", "blocks")
 BOTH = [CASES["multi-similarity, mined"], CASES["contrastive"]]
 IDS = ["multi-similarity, mined", "contrastive"]
-
-
-@pytest.fixture(autouse=True)
-def nan_filled_memory() -> Iterator[None]:
-    """torch.empty returns NaN, so nothing unwritten passes."""
-    fills = torch.utils.deterministic.fill_uninitialized_memory
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    torch.use_deterministic_algorithms(True)
-    assert torch.empty(3).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.utils.deterministic.fill_uninitialized_memory = fills
-
-
-def use_form(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
-    if form == "blocks":
-        monkeypatch.setattr(configs, "row_owner_tile", lambda *_: None)
-
-
-def random_batch(n: int, width: int, refs: int = 0, classes: int = 6, seed: int = 0) -> Batch:
-    """Random rows of lengths far from 1, around class centres, in float64."""
-    random = torch.Generator().manual_seed(seed)
-
-    def rows(labels: Tensor) -> Tensor:
-        points = centres[labels] + torch.randn(len(labels), width, generator=random, dtype=torch.float64)
-        return points * torch.rand(len(labels), 1, generator=random, dtype=torch.float64).add(0.1)
-
-    centres = 0.5 * torch.randn(classes + 1, width, generator=random, dtype=torch.float64)
-    labels = torch.randint(0, classes, (n,), generator=random)
-    # a class that only the candidates have
-    ref_labels = torch.randint(0, classes + 1, (refs,), generator=random)
-    return Batch(rows(labels), labels, *((rows(ref_labels), ref_labels) if refs else ()))
-
-
-def upstream_of(batch: Batch) -> Tensor:
-    return torch.randn(len(batch.labels), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-
-
-def run(case: Case, batch: Batch, own: Tensor | None = None) -> list[Tensor]:
-    return losses_and_gradients(case, batch, upstream_of(batch), "triton", own)
-
-
-def check(case: Case, batch: Batch, own: Tensor | None = None) -> None:
-    batch, upstream = batch.to(torch.float32), upstream_of(batch)
-    found = run(case, batch, own)
-    same = losses_and_gradients(case, batch, upstream, "reference", own)
-    truth = losses_and_gradients(case, batch.to(torch.float64), upstream, "reference", own)
-    assert len(found) == len(same)
-    for at, parts in enumerate(zip(found, same, truth, strict=True)):
-        assert parts[0].dtype == torch.float32
-        assert_as_accurate(*parts, f"result {at}")
 
 
 @pytest.mark.parametrize(
@@ -325,96 +255,3 @@ def test_what_cannot_run_is_refused() -> None:
         run(CASES["multi-similarity"], batch)
     with pytest.raises(fastdml.BackendError, match="not normalised"):
         run(Case(Contrastive(), EUCLIDEAN._replace(normalised=False)), batch.to(torch.float32))
-
-
-@register
-@dataclass(frozen=True)
-class Cubic(PairTerms):
-    """``scale (c + row)^3`` and ``(c - row)^3``, ``row`` of the positives the sum of what an anchor has."""
-
-    scale: float
-
-    name: ClassVar[str] = "cubic"
-    reads_least: ClassVar[bool] = True
-
-    def negative_terms(self, c: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-        return self.scale * (c + row) ** 3, c
-
-    def negative_weight(self, c: Tensor, row: Tensor) -> Tensor:
-        return 3 * self.scale * (c + row) ** 2
-
-    def positive_row(
-        self, row: Tensor, extremes: Extremes, negative_sum: Tensor, negative_row: Tensor
-    ) -> Tensor:
-        most = extremes.most_negative
-        assert most is not None
-        least = extremes.least_positive.clamp(-1, 1)
-        return row + least + most.clamp(-1, 1) + negative_sum / 100
-
-    def positive_terms(self, c: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-        return (c - row) ** 3, c * c
-
-    def positive_weights(self, c: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-        return 3 * (c - row) ** 2, 2 * c
-
-
-@triton.jit
-def cubic_negative_terms(c, row, p):
-    return p[0] * (c + row) * (c + row) * (c + row), c
-
-
-@triton.jit
-def cubic_negative_weight(c, row, p):
-    return 3.0 * p[0] * (c + row) * (c + row)
-
-
-@triton.jit
-def cubic_positive_row(row, least, most, negative_sum, p):
-    least = tl.minimum(tl.maximum(least, -1.0), 1.0)
-    return row + least + tl.minimum(tl.maximum(most, -1.0), 1.0) + negative_sum / 100
-
-
-@triton.jit
-def cubic_positive_terms(c, row, p):
-    return (c - row) * (c - row) * (c - row), c * c
-
-
-@triton.jit
-def cubic_positive_weights(c, row, p):
-    return 3.0 * (c - row) * (c - row), 2.0 * c
-
-
-CUBIC = PairTermsKernels(
-    cubic_negative_terms,
-    cubic_negative_weight,
-    cubic_positive_row,
-    cubic_positive_terms,
-    cubic_positive_weights,
-)
-
-
-class CubicRule(PairRule):
-    """Every statistic counts, whether it is differentiated or not."""
-
-    def terms(self, closeness: Closeness) -> PairTerms:
-        return Cubic(2.0)
-
-    def value(self, statistics: PairStatistics, closeness: Closeness) -> dict[str, RowLosses]:
-        sums = statistics.negative_sum + 2 * statistics.positive_sum + 3 * statistics.positive_second
-        return element(sums + statistics.negative_second + 5 * statistics.positives + statistics.negatives)
-
-
-@pytest.mark.parametrize("selection", [EVERYTHING, MINED], ids=["all", "mined"])
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("refs", [0, 50])
-def test_terms_of_a_user(monkeypatch: pytest.MonkeyPatch, form: str, refs: int, selection: Selection) -> None:
-    use_form(monkeypatch, form)
-    case = Case(CubicRule(), EUCLIDEAN, selection, boundary=0.3)
-    monkeypatch.delitem(PAIR_TERMS_KERNELS, "cubic", raising=False)
-    monkeypatch.setattr(Cubic, "native", ())
-    with pytest.raises(fastdml.BackendError, match="no triton kernels"):
-        check(case, random_batch(40, 16, refs))
-    register(Cubic, triton=CUBIC)
-    check(case, random_batch(40, 16, refs))
-    with pytest.raises(ValueError, match="'cubic', which other kernels bear"):
-        register(Cubic, triton=CUBIC._replace(light=True))
