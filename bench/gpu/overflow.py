@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fastdml
-from bench import dense
+from bench import blocked, dense
 from bench.blocked import EPSILON
 from bench.gpu.proof import Setting, relative_error, require
 from bench.workload import PER_CLASS, Workload
