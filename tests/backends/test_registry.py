@@ -32,8 +32,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
         ("cpu", torch.float64, "cpu"),
         ("cpu", torch.bfloat16, "cpu"),
         ("cpu", torch.float16, "cpu"),
-        ("meta", torch.float32, "reference"),
-        ("mps", torch.float32, "reference"),
+        ("meta", torch.float32, "blocked"),
+        ("mps", torch.float32, "blocked"),
     ],
 )
 def test_first_choice(machine: dict[str, str | None], device: str, dtype: torch.dtype, expected: str) -> None:
@@ -47,10 +47,10 @@ def test_next_best_where_one_is_missing(machine: dict[str, str | None]) -> None:
     )
     machine["cuda"] = "nvcc is missing"
     name, reason = select("cuda", torch.float32)
-    assert name == "reference"
+    assert name == "blocked"
     assert "triton is missing" in reason
     assert "nvcc is missing" in reason
-    assert registry.available_backends() == ("cpu", "reference")
+    assert registry.available_backends() == ("cpu", "blocked", "reference")
 
 
 def test_the_caller_can_veto_a_backend(machine: dict[str, str | None]) -> None:
@@ -59,7 +59,7 @@ def test_the_caller_can_veto_a_backend(machine: dict[str, str | None]) -> None:
 
     assert select("cuda", torch.float32, unsupported).name == "cuda"
     assert select("cpu", torch.float32, unsupported) == Choice(
-        "reference", "cpu: no rows that long; the reference runs anywhere"
+        "blocked", "cpu: no rows that long; blocks of plain PyTorch run anywhere"
     )
     with use_backend("cpu"), pytest.raises(fastdml.BackendError, match="no rows that long"):
         select("cpu", torch.float32, unsupported)
@@ -71,11 +71,11 @@ def test_a_veto_comes_before_probing_the_machine(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(registry, "reason_against", probe)
     monkeypatch.setattr(registry, "_asked", None)
-    assert select("cpu", torch.float32, lambda name: "vetoed").name == "reference"
-    assert select("cpu", torch.complex64).name == "reference"
-    assert select("meta", torch.float32).name == "reference"
+    assert select("cpu", torch.float32, lambda name: "vetoed").name == "blocked"
+    assert select("cpu", torch.complex64).name == "blocked"
+    assert select("meta", torch.float32).name == "blocked"
     with use_backend("reference"):
-        assert select("cpu", torch.float32).name == "reference"
+        assert select("cpu", torch.float32).name == "blocked"
 
 
 def test_asked_for_and_impossible_is_an_error_that_says_what_can(machine: dict[str, str | None]) -> None:
@@ -110,18 +110,18 @@ def test_use_backend_nests_sets_and_restores(machine: dict[str, str | None]) -> 
         return select("cpu", torch.float32).name
 
     with use_backend("reference"):
-        assert now() == "reference"
+        assert now() == "blocked"
         with use_backend("cpu"):
             assert now() == "cpu"
             with use_backend("auto"):
                 assert registry.asked_backend() is None
-        assert now() == "reference"
+        assert now() == "blocked"
         with pytest.raises(KeyError), use_backend("cpu"):
             raise KeyError
-        assert now() == "reference"
+        assert now() == "blocked"
     assert now() == "cpu"
     use_backend("reference")
-    assert now() == "reference"
+    assert now() == "blocked"
     use_backend(None)
     assert now() == "cpu"
 
@@ -132,7 +132,7 @@ def test_an_unknown_name_is_refused_and_changes_nothing(machine: dict[str, str |
         ValueError, match="backend must be one of triton, cuda, cpu, reference or auto, got 'gpu'"
     ):
         use_backend("gpu")
-    assert registry.asked_backend() == "reference"
+    assert registry.asked_backend() == "blocked"
 
 
 def test_compiled_code_follows_use_backend(machine: dict[str, str | None]) -> None:

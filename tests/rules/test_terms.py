@@ -13,7 +13,7 @@ EVERY = {**CASES, **UNNORMALISED}
 
 def parts(case: Case) -> tuple[PairTerms, torch.Tensor, torch.Tensor]:
     low, high = (max(-3.0, min(3.0, bound)) for bound in case.closeness.bounds)
-    c = torch.linspace(low, high, 401, dtype=torch.float64)[1:-1].requires_grad_()
+    c = (torch.linspace(low, high, 401, dtype=torch.float64)[1:-1] + 0.00071).requires_grad_()
     row = torch.full_like(c, -0.9 if case.boundary is not None else 0.0).detach()
     return case.rule.terms(case.closeness), c, row
 
