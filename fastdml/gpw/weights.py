@@ -24,8 +24,8 @@ from fastdml.rules import PairStatistics
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# A power of two, so that to divide by it is exact; its square is lost beside 1, and nothing underflows.
-TAG = 2.0**-60
+# A power of two, so that to divide by it is exact, and small enough for its square to be 0.
+TAG = 2.0**-600
 # What rows shorter than this are divided by where they are normalised.
 SHORTEST = 1e-12
 

@@ -1,4 +1,4 @@
-"""Pair weights against autograd through formulas that are written out, and against the embeddings' gradient."""
+"""Pair weights against autograd through formulas written out, and against the gradient of the embeddings."""
 
 from __future__ import annotations
 
@@ -158,7 +158,9 @@ NAMES = [name for name in losses.__all__ if name.endswith("Loss") and name not i
 @pytest.mark.parametrize("name", ["random", "candidates", "zero vectors"])
 @pytest.mark.parametrize("kind", NAMES)
 def test_weights_make_the_gradient_of_the_embeddings(kind: str, name: str) -> None:
-    batch, loss = make_batch(name), getattr(losses, kind)()
+    # a vector of zeros is at distance 1 of all others, where the hinge has its kink by default
+    arguments = {"neg_margin": 0.9} if kind == "ContrastiveLoss" else {}
+    batch, loss = make_batch(name), getattr(losses, kind)(**arguments)
     if kind == "NPairsLoss" and batch.ref_embeddings is not None:
         pytest.skip("N-pairs takes no candidates")
     found = gpw.weights(loss, batch.embeddings, batch.labels, None, batch.ref_embeddings, batch.ref_labels)
@@ -172,7 +174,7 @@ def test_weights_make_the_gradient_of_the_embeddings(kind: str, name: str) -> No
     else:
         gradient = predicted(found.weight, batch.embeddings, F.normalize(batch.ref_embeddings))
     torch.testing.assert_close(gradient, truth, rtol=1e-9, atol=1e-12 * float(truth.abs().max()))
-    assert found.weight.abs().max() > 0
+    assert 0 < found.weight.abs().max() < 1e3
 
 
 def test_chosen_anchors_are_rows_of_all() -> None:
@@ -245,3 +247,15 @@ def test_plot_draws_every_pair_on_its_side() -> None:
         expected = torch.stack([found.similarity[pairs], found.weight[pairs]], dim=1)
         torch.testing.assert_close(torch.tensor(drawn[label].data), expected)
     assert found.plot(axes) is axes
+
+
+def test_copies_and_zero_vectors_are_at_distance_zero_where_there_is_no_slope() -> None:
+    embeddings = torch.zeros(4, 3, dtype=torch.float64)
+    embeddings[2:, 0] = 2.0
+    loss = losses.ContrastiveLoss(neg_margin=0.5, reducer="sum")
+    found = gpw.weights(loss, embeddings, torch.tensor([0, 1, 0, 1]))
+    # the zero vectors are negatives of each other, and so are the copies; only positives are apart
+    expected = torch.zeros(4, 4, dtype=torch.float64)
+    for i, j in ((0, 2), (2, 0), (1, 3), (3, 1)):
+        expected[i, j] = -1.0
+    torch.testing.assert_close(found.weight, expected, rtol=1e-12, atol=0)
