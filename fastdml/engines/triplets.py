@@ -124,9 +124,7 @@ def triplet_losses(
             )
         else:
             counts, sums = _by_thresholds(sides, pairs, margin, window, low, high)
-        total, count = (
-            torch.segment_reduce(values, "sum", offsets=pairs.offsets) for values in (sums, counts)
-        )
+        total, count = (_by_anchor(values, pairs, backend) for values in (sums, counts))
         return RowLosses(total.to(poison.dtype) + poison, count.to(poison.dtype), "triplet")
 
 
@@ -162,6 +160,13 @@ def _unsupported(backend: str, one_by_one: bool) -> str | None:
 def _positives(sides: Sides) -> _Positives:
     anchors, others = positive_pairs(sides.labels, sides.ref_labels, sides.own)
     return _Positives(anchors, others, _starts(anchors, len(sides.labels)))
+
+
+def _by_anchor(values: Tensor, pairs: _Positives, backend: str) -> Tensor:
+    """Sums [N] over the pairs of each anchor, the same in every run."""
+    if backend == "reference":  # segment_reduce cannot be differentiated twice
+        return values.new_zeros(len(pairs.offsets) - 1).index_add(0, pairs.anchors, values)
+    return torch.segment_reduce(values, "sum", offsets=pairs.offsets)
 
 
 def _starts(anchors: Tensor, count: int) -> Tensor:

@@ -20,7 +20,7 @@ LISTED_ELEMENTS = 1 << 22
 
 
 class Compared(NamedTuple):
-    """What was mined: detached embeddings and labels, with candidates or without, and what they are compared
+    """What was mined: embeddings and labels, with candidates or without, and what they are compared
     by.
     """
 
@@ -170,8 +170,7 @@ class Miner(nn.Module):
             InputError: an argument of the wrong shape, dtype or device.
         """
         labels, ref_labels = check_pairs(embeddings, labels, ref_emb, ref_labels)
-        ref = None if ref_emb is None else ref_emb.detach()
-        return self.choose(Compared(self.closeness, embeddings.detach(), labels, ref, ref_labels))
+        return self.choose(Compared(self.closeness, embeddings, labels, ref_emb, ref_labels))
 
 
 def _same_values(a: Tensor | None, b: Tensor | None) -> bool:

@@ -182,7 +182,8 @@ def test_chosen_anchors_are_rows_of_all() -> None:
     everything = gpw.weights(loss, batch.embeddings, batch.labels)
     some = gpw.weights(loss, batch.embeddings, batch.labels, [7, 3])
     one = gpw.weights(loss, batch.embeddings, batch.labels, 3)
-    for part in ("similarity", "weight", "positive", "negative"):
+    torch.testing.assert_close(some.similarity, everything.similarity[[7, 3]], rtol=0, atol=1e-14)
+    for part in ("weight", "positive", "negative"):
         assert torch.equal(getattr(some, part), getattr(everything, part)[[7, 3]]), part
         assert torch.equal(getattr(one, part), getattr(everything, part)[[3]]), part
     assert some.anchors.tolist() == [7, 3]

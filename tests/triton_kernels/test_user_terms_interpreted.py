@@ -27,7 +27,11 @@ from fastdml.rules import (
 )
 from fastdml.triton_kernels.rules import PAIR_TERMS, PairTermsKernels
 
-pytestmark = pytest.mark.usefixtures("poisoned_memory")
+# numpy warns of what a select drops
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),
+    pytest.mark.usefixtures("poisoned_memory"),
+]
 
 
 @register
