@@ -29,8 +29,8 @@ def main() -> None:
     parser.add_argument("--closeness", nargs="+", choices=list(CODES), default=["inner"])
     parser.add_argument("--unmined", action="store_true", help="without a selection of the pairs")
     chosen = parser.parse_args()
-    print(f"{'terms':11} {'closeness':9} {'arch':8} {'dtype':5} {'D':>5} {'kernel':30} {'tile':>15} {'warps':>5} {'stages':>6} "
-          f"{'registers':>9} {'stack':>6} {'shared':>7}")  # fmt: skip
+    print(f"{'terms':11} {'closeness':9} {'arch':8} {'dtype':5} {'D':>5} {'kernel':30} {'tile':>15} "
+          f"{'warps':>5} {'stages':>6} {'registers':>9} {'stack':>6} {'shared':>7}")  # fmt: skip
     for terms, closeness, arch, dtype, width in itertools.product(
         chosen.terms, chosen.closeness, chosen.arch, chosen.dtype, chosen.width
     ):

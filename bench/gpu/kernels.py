@@ -18,6 +18,7 @@ import fastdml
 from bench.machine import ROOT
 from bench.workload import Workload
 from fastdml.functional import multi_similarity
+from fastdml.losses import ContrastiveLoss
 
 # Widths and dtypes that between them take every path: row owner and blocks, one step of D and several.
 BATCHES = ((200, 40), (130, 128), (70, 300), (70, 520))
@@ -36,13 +37,14 @@ def own_kernels(backend: str) -> set[str]:
 
 
 def run_step(work: Workload, backend: str, candidates: int = 0) -> None:
-    """Forward and backward of one batch, against itself or against as many candidates."""
+    """Forward and backward of one batch, by cosine and by distance, against itself or as many candidates."""
     embeddings, labels = work.make()
     refs: tuple[Tensor | None, Tensor | None] = (None, None)
     if candidates:
         refs = Workload(candidates, work.width, work.dtype, work.device).make()
     with fastdml.use_backend(backend):
         loss = multi_similarity(embeddings, labels, *refs, epsilon=0.1)
+        loss = loss + ContrastiveLoss()(embeddings, labels, ref_emb=refs[0], ref_labels=refs[1])
         loss.backward()
     if not bool(loss.detach().isfinite()):
         raise FloatingPointError(f"the loss of {work} on {backend} is {loss.item()}")

@@ -1,5 +1,5 @@
-// e^{gamma [c + m]_+ (c - m) - shift} for negatives, e^{-gamma [1 + m - c]_+ (c - 1 + m) - row} for positives, the
-// factors in brackets constants to the gradient: circle loss (CVPR 2020, arXiv 2002.10857).
+// e^{gamma [c + m]_+ (c - m) - shift} for negatives, e^{-gamma [1 + m - c]_+ (c - 1 + m) - row} for
+// positives, the factors in brackets constants to the gradient: circle loss (CVPR 2020, arXiv 2002.10857).
 #pragma once
 
 #include "rules/terms.h"
@@ -39,8 +39,8 @@ private:
     return -gamma * (slack > T(0) ? slack : T(0));
   }
   FASTDML_HD T positive_exponent(T c) const { return positive_factor(c) * (c - (T(1) - m)); }
-  // Exactly 0 for the least close positive: the minimum keeps the product from being fused with the subtraction, which
-  // would round it otherwise than the row, and otherwise in one loop than in another.
+  // Exactly 0 for the least close positive: the minimum keeps the product from being fused with the
+  // subtraction, which would round it otherwise than the row, and otherwise in one loop than in another.
   FASTDML_HD static T below(T exponent, T row) { return (exponent < row ? exponent : row) - row; }
 };
 

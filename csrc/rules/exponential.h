@@ -11,7 +11,9 @@ template <typename T> struct Exponential {
 
   T negative_scale, negative_offset, positive_scale, positive_offset;
 
-  FASTDML_HD static Exponential from_constants(const double *c) { return {T(c[0]), T(c[1]), T(c[3]), T(c[4])}; }
+  FASTDML_HD static Exponential from_constants(const double *c) {
+    return {T(c[0]), T(c[1]), T(c[3]), T(c[4])};
+  }
 
   template <typename Math> FASTDML_HD Pair<T> negative_terms(T c, T, const Math &math) const {
     return {math.exp2(c * negative_scale - negative_offset), T(0)};

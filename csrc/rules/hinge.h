@@ -1,5 +1,5 @@
-// [c + bias - row]_+ for negatives and [bias - c + row]_+ for positives, summed and counted where strictly between low
-// and high: the contrastive and the margin loss.
+// [c + bias - row]_+ for negatives and [bias - c + row]_+ for positives, summed and counted where strictly
+// between low and high: the contrastive and the margin loss.
 #pragma once
 
 #include "rules/terms.h"

@@ -1,5 +1,5 @@
-// e^{slope c - shift} for negatives; log(1 + e^{row - slope c}) for positives, row the log-sum-exp of their anchor's
-// negatives, and the sigmoid, its derivative by the row: NT-Xent and N-pairs.
+// e^{slope c - shift} for negatives; log(1 + e^{row - slope c}) for positives, row the log-sum-exp of their
+// anchor's negatives, and the sigmoid, its derivative by the row: NT-Xent and N-pairs.
 #pragma once
 
 #include "rules/terms.h"

@@ -11,9 +11,10 @@
 //   Pair<T> positive_terms(c, row, math);    what a positive adds to positive_sum and positive_second
 //   Pair<T> positive_weights(c, row, math);  derivatives of both by c
 //
-// c is a closeness, row one number of the anchor. All but positive_row are straight-line arithmetic, which compilers
-// vectorise, and are also evaluated at pairs that do not count, whose values are dropped: at |c| beyond its bounds by
-// rounding, and at infinities. `math` has exp2, exp, log and log1p_unit(u), which is log(1 + u) for 0 <= u <= 1.
+// c is a closeness, row one number of the anchor. All but positive_row are straight-line arithmetic, which
+// compilers vectorise, and are also evaluated at pairs that do not count, whose values are dropped: at |c|
+// beyond its bounds by rounding, and at infinities. `math` has exp2, exp, log and log1p_unit(u), which is
+// log(1 + u) for 0 <= u <= 1.
 #pragma once
 
 #include "rules/host_device.h"
