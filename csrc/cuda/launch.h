@@ -3,11 +3,9 @@
 
 #include <cuda_runtime.h>
 
-namespace fastdml::cuda {
+#include "cuda/launch_check.h"
 
-// Throws what the last launch left; apart, for torch's header of the check takes longer to compile than most
-// kernels.
-void check_launch();
+namespace fastdml::cuda {
 
 // Runs kernel(arguments...) on `grid` blocks of `threads` threads; an empty grid is no work.
 template <typename... Parameters, typename... Arguments>

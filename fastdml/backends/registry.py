@@ -28,7 +28,7 @@ _DTYPES = {"triton": _SINGLE_AND_HALVES, "cuda": _WITH_DOUBLE, "cpu": _WITH_DOUB
 _DEVICES: dict[str, tuple[str, ...]] = {"triton": ("cuda",), "cuda": ("cuda",), "cpu": ("cpu",)}
 
 _asked: str | None = os.environ.get("FASTDML_BACKEND", "").strip().lower() or None
-_reasons: dict[str, str | None] = {"blocked": None, "reference": None}
+_reasons: dict[str, str | None] = {}
 _warned: set[str] = set()
 
 
@@ -111,6 +111,8 @@ def select(
 
 def reason_against(name: str) -> str | None:
     """Why a backend cannot run on this machine at all; None where it can."""
+    if name not in _DEVICES:
+        return None
     if name not in _reasons:
         _reasons[name] = triton.reason() if name == "triton" else native.reason(name)  # type: ignore[arg-type]
     return _reasons[name]

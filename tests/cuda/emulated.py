@@ -27,7 +27,7 @@ def load() -> None:
     assert found is not None
     compiler = extension.find_compiler()
     sources = [path for path in sorted((csrc / "cuda").iterdir()) if path.suffix in (".cu", ".cpp")]
-    exchanged = ("launch.cpp", "library.cpp")
+    exchanged = ("launch_check.cpp", "library.cpp")
     sources = [path for path in sources if path.name not in exchanged] + [HERE / "emulation" / "library.cpp"]
     flags = (
         f"-std={plan.STANDARD}",

@@ -15,6 +15,8 @@ from pytorch_metric_learning import distances, losses, miners, reducers
 from torch import Tensor
 
 import fastdml
+from fastdml.engines.positives import positive_pairs
+from fastdml.engines.sides import compared_sides
 from fastdml.engines.triplets import list_triplets, triplet_losses
 from fastdml.resident_memory import can_measure
 from fastdml.rules import Closeness, Selection
@@ -139,6 +141,8 @@ def test_thresholds_of_the_reducer(
 def test_smooth_and_swap_equal_pytorch_metric_learning(name: str, form: str, batch: Batch) -> None:
     if form == "swap" and batch.ref_embeddings is not None:
         pytest.skip("swap takes no candidates")
+    if form == "swap" and (batch.embeddings == 0).all(dim=1).any():
+        pytest.skip("a zero vector is equally far from all: whether it is swapped is a matter of rounding")
     if len(batch.labels) > 250 and name not in ("cosine", "euclidean"):
         pytest.skip("millions of triplets, shown for two distances")
     closeness, distance = DISTANCES[name]
@@ -190,17 +194,45 @@ def test_selection_of_pairs_fuses(name: str, chosen: str, form: str, backend: st
         assert_equal_in_double(found, expected, f"low {low}")
 
 
+def triplets_on_the_margin(batch: Batch, closeness: Closeness, margin: float = 0.05) -> int:
+    """How many triplets of exact embeddings float32 cannot tell from those whose loss is just 0."""
+    sides = compared_sides(closeness, *batch, None)
+    everything = slice(0, len(batch.labels))
+    c, negatives = sides.closeness_of(everything), sides.negatives_of(everything)
+    anchors, others = positive_pairs(batch.labels, batch.ref_labels, None)
+    violation = c[anchors] - c[anchors, others][:, None] + margin
+    close = violation.abs() <= 4 * torch.finfo(torch.float32).eps * c.abs().max()
+    return int((close & negatives[anchors]).sum())
+
+
+def largest_share_of_a_triplet(batch: Batch, closeness: Closeness) -> float:
+    """A bound of the gradient that one triplet adds to the mean over all with a loss."""
+    count = triplet_losses(*batch, closeness=closeness, low=0.0).count.sum().clamp_min(1)
+    shortest = min(
+        rows.norm(dim=1).min() for rows in (batch.embeddings, batch.ref_embeddings) if rows is not None
+    )
+    return float(4 / (count * shortest)) if shortest > 0 else 0.0
+
+
 @pytest.mark.parametrize("name", ["cosine", "euclidean", "squared"])
 @pytest.mark.parametrize("low", [-math.inf, 0.0])
 def test_is_as_accurate_as_pytorch_in_float32(name: str, low: float, batch: Batch, backend: str) -> None:
     closeness, single = DISTANCES[name][0], batch.to(torch.float32)
     if len(batch.labels) > 500:
         pytest.skip("the dense form lists every triplet")
+    if batch.embeddings.shape[1] == 1 and name == "cosine":
+        pytest.skip("the gradient is zero: what is left over is rounding")
     found = fused(single, closeness, backend, low=low)
     plain = fused(single, closeness, "reference", low=low)
-    truth = fused(single.to(torch.float64), closeness, "reference", low=low)
-    for value, same_dtype, exact in zip(found, plain, truth, strict=True):
-        assert_as_accurate(value, same_dtype, exact, "mean or gradient")
+    exact_batch = single.to(torch.float64)
+    truth = fused(exact_batch, closeness, "reference", low=low)
+    assert_as_accurate(found[0], plain[0], truth[0], "mean")
+    # a triplet on the margin may fall on either side of it, with all of its gradient
+    step = triplets_on_the_margin(exact_batch, closeness) * largest_share_of_a_triplet(exact_batch, closeness)
+    for value, same_dtype, exact in zip(found[1:], plain[1:], truth[1:], strict=True):
+        error, plain_error = ((x.double() - exact).abs().max().item() for x in (value, same_dtype))
+        allowed = 2 * plain_error + 1e-6 * exact.abs().max().item() + step
+        assert error <= allowed, f"gradient: error {error:.3e}, at most {allowed:.3e} is allowed"
 
 
 @pytest.mark.parametrize("mined", [None, *MINED], ids=str)
@@ -322,6 +354,8 @@ def test_refusals_name_the_argument() -> None:
 MEASURE = """
 import json, torch
 from bench.workload import Workload
+from fastdml.engines.positives import positive_pairs
+from fastdml.engines.sides import compared_sides
 from fastdml.engines.triplets import triplet_losses
 from fastdml.resident_memory import high_water, release_freed_memory, reset_high_water
 from fastdml.rules import Closeness

@@ -1,5 +1,6 @@
-#include "cuda/launch.h"
+#include "cuda/launch_check.h"
 
+#include <cuda_runtime.h>
 #include <torch/csrc/stable/macros.h>
 
 namespace fastdml::cuda {
