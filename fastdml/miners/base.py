@@ -108,13 +108,18 @@ class Mined(Sequence[Tensor]):
 
 
 class MinedPairs(Mined):
-    """Pairs on one side of thresholds: ``anchors, positives, anchors, negatives``."""
+    """Pairs on one side of thresholds: ``anchors, positives, anchors, negatives``.
+
+    They are listed by anchor, then by candidate, or ``by_value``: from the smallest similarity or distance
+    up.
+    """
 
     length = 4
 
-    def __init__(self, compared: Compared, selection: Selection) -> None:
+    def __init__(self, compared: Compared, selection: Selection, by_value: bool = False) -> None:
         super().__init__(compared)
         self.selection = selection
+        self.by_value = by_value
 
     def listing(self) -> tuple[Tensor, ...]:
         pieces: list[list[Tensor]] = [[], [], [], []]
@@ -125,10 +130,13 @@ class MinedPairs(Mined):
                 positive & (c < self.selection.positive_threshold(most)[:, None]),
                 negative & (c > self.selection.negative_threshold(least)[:, None]),
             )
+            order = None
+            if self.by_value:
+                order = c.argsort(dim=1, descending=self.compared.closeness.kind != "inner", stable=True)
             for side, mask in enumerate(kept):
-                anchor, other = torch.where(mask)
+                anchor, other = torch.where(mask if order is None else mask.gather(1, order))
                 pieces[2 * side].append(anchor + first)
-                pieces[2 * side + 1].append(other)
+                pieces[2 * side + 1].append(other if order is None else order[anchor, other])
         return joined(pieces, self.compared.embeddings.device)
 
 

@@ -34,7 +34,7 @@ class MultiSimilarityMiner(Miner):
         self.epsilon = epsilon
 
     def choose(self, compared: Compared) -> MinedPairs:
-        return MinedPairs(compared, self.selection)
+        return MinedPairs(compared, self.selection, by_value=True)
 
     def extra_repr(self) -> str:
         return f"epsilon={self.epsilon}"
