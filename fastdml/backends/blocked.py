@@ -18,8 +18,8 @@ from fastdml.backends.dtypes import accumulator
 from fastdml.backends.reference import compared_rows
 from fastdml.rules import Closeness, Extremes, Selection, terms_named
 
-BLOCK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 24}
-"""Pairs of a block: about a cache on a CPU, enough to fill a GPU."""
+CPU_BLOCK, DEVICE_BLOCK = 1 << 19, 1 << 24
+"""Pairs of a block: about a cache on a CPU, enough to fill a GPU elsewhere."""
 
 _library = torch.library.Library("fastdml", "FRAGMENT")
 _library.define(
@@ -72,7 +72,7 @@ class _Pairs:
 
     def blocks(self) -> Iterator[_Block]:
         count, candidates = len(self.rows), len(self.refs)
-        height = max(16, BLOCK_ELEMENTS[self.rows.device.type] // max(1, candidates))
+        height = max(16, (CPU_BLOCK if self.rows.is_cpu else DEVICE_BLOCK) // max(1, candidates))
         columns = torch.arange(candidates, device=self.rows.device)
         for start in range(0, count, height):
             at = slice(start, min(start + height, count))
@@ -241,6 +241,5 @@ def _(
     )
 
 
-for _key in ("CPU", "CUDA"):
-    _library.impl("pair_forward_blocked", _forward, _key)
-    _library.impl("pair_backward_blocked", _backward, _key)
+_library.impl("pair_forward_blocked", _forward, "CompositeExplicitAutograd")
+_library.impl("pair_backward_blocked", _backward, "CompositeExplicitAutograd")

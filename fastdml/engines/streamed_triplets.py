@@ -15,8 +15,8 @@ from torch import Tensor
 from fastdml.engines.sides import Sides, sides_of_rows
 from fastdml.rules import Closeness
 
-BLOCK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 23}
-"""Triplets of a block."""
+CPU_BLOCK, DEVICE_BLOCK = 1 << 19, 1 << 23
+"""Triplets of a block, on the CPU and on any other device."""
 
 
 class TripletTerms(NamedTuple):
@@ -74,7 +74,7 @@ def listed_triplets(
 def _pieces(rows: Tensor, refs: Tensor | None, count: int) -> Iterator[slice]:
     """Blocks of ``count`` pairs."""
     candidates = len(rows if refs is None else refs)
-    step = max(1, BLOCK_ELEMENTS[rows.device.type] // max(1, candidates))
+    step = max(1, (CPU_BLOCK if rows.is_cpu else DEVICE_BLOCK) // max(1, candidates))
     for start in range(0, count, step):
         yield slice(start, min(start + step, count))
 

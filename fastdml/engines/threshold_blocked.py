@@ -14,8 +14,8 @@ from fastdml.engines.sides import Sides
 from fastdml.engines.threshold_ops import library
 from fastdml.rules import Closeness
 
-BLOCK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 22}
-"""Pairs of a block."""
+CPU_BLOCK, DEVICE_BLOCK = 1 << 19, 1 << 22
+"""Pairs of a block, on the CPU and on any other device."""
 
 # Up to so many thresholds of an anchor are compared one by one, from there on its negatives are sorted.
 FEW_THRESHOLDS = 32
@@ -41,7 +41,8 @@ def _blocks(sides: Sides, offsets: Tensor) -> Iterator[_Block]:
     """The blocks that have thresholds at all; where they start has to be known on the host."""
     starts = offsets.tolist()
     lengths = [after - before for before, after in pairwise(starts)]
-    pairs, device = BLOCK_ELEMENTS[sides.rows.device.type], sides.rows.device
+    device = sides.rows.device
+    pairs = CPU_BLOCK if sides.rows.is_cpu else DEVICE_BLOCK
     height = max(16, pairs // max(1, len(sides.others[0])))
     for start in range(0, len(lengths), height):
         end = min(start + height, len(lengths))
@@ -147,6 +148,5 @@ def _backward(
     )
 
 
-for _key in ("CPU", "CUDA"):
-    library.impl("threshold_forward_blocked", _forward, _key)
-    library.impl("threshold_backward_blocked", _backward, _key)
+library.impl("threshold_forward_blocked", _forward, "CompositeExplicitAutograd")
+library.impl("threshold_backward_blocked", _backward, "CompositeExplicitAutograd")
