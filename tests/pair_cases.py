@@ -52,6 +52,7 @@ CASES: dict[str, Case] = {
     "contrastive": Case(Contrastive(0, 1, low=0), EUCLIDEAN),
     "contrastive, cosine": Case(Contrastive(0.9, 0.4), COSINE),
     "contrastive, thresholds": Case(Contrastive(0.3, 1.2, low=0.1, high=0.7), SQUARED),
+    "contrastive, squared": Case(Contrastive(0, 1.2, squared=True, low=0.03, high=0.7), EUCLIDEAN),
     "contrastive, margins mined": Case(
         Contrastive(0, 1, low=0), EUCLIDEAN, Selection(negative=-0.8, positive=-0.2)
     ),

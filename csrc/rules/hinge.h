@@ -1,5 +1,5 @@
-// [c + bias - row]_+ for negatives and [bias - c + row]_+ for positives, summed and counted where strictly
-// between low and high: the contrastive and the margin loss.
+// v = [c + bias - row]_+ for negatives and [bias - c + row]_+ for positives, or with `squared` half its
+// square, summed and counted where v lies strictly between low and high: the contrastive and the margin loss.
 #pragma once
 
 #include "rules/terms.h"
@@ -9,9 +9,11 @@ namespace fastdml {
 template <typename T> struct Hinge {
   static constexpr bool reads_least = false;
 
-  T negative_bias, positive_bias, low, high;
+  T negative_bias, positive_bias, low, high, squared; // squared is 0 or 1
 
-  FASTDML_HD static Hinge from_constants(const double *c) { return {T(c[0]), T(c[1]), T(c[2]), T(c[3])}; }
+  FASTDML_HD static Hinge from_constants(const double *c) {
+    return {T(c[0]), T(c[1]), T(c[2]), T(c[3]), T(c[4])};
+  }
 
   template <typename Math> FASTDML_HD Pair<T> negative_terms(T c, T row, const Math &) const {
     return terms(c + negative_bias - row);
@@ -29,11 +31,13 @@ template <typename T> struct Hinge {
 
 private:
   FASTDML_HD Pair<T> terms(T v) const {
-    const T term = v > T(0) ? v : T(0);
-    const bool counts = (term > low) & (term < high);
-    return {counts ? term : T(0), counts ? T(1) : T(0)};
+    v = v > T(0) ? v : T(0);
+    const bool counts = (v > low) & (v < high);
+    return {counts ? v * ((T(1) - squared) + T(0.5) * squared * v) : T(0), counts ? T(1) : T(0)};
   }
-  FASTDML_HD T weight(T v) const { return (v > T(0)) & (v > low) & (v < high) ? T(1) : T(0); }
+  FASTDML_HD T weight(T v) const {
+    return (v > T(0)) & (v > low) & (v < high) ? (T(1) - squared) + squared * v : T(0);
+  }
 };
 
 } // namespace fastdml

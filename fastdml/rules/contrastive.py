@@ -15,14 +15,18 @@ from fastdml.rules.terms import Hinge
 class Contrastive(PairRule):
     """``[pos_margin - c]_+`` of every positive and ``[c - neg_margin]_+`` of every negative, c the closeness.
 
+    Or half the squares of these.
+
     Args:
         pos_margin: similarity above (distance below) which a positive costs nothing.
         neg_margin: similarity below (distance above) which a negative costs nothing.
+        squared: half the squares.
         low, high: losses of pairs outside these, or equal to one, are neither summed nor counted.
     """
 
     pos_margin: float = 0.0
     neg_margin: float = 1.0
+    squared: bool = False
     low: float = -math.inf
     high: float = math.inf
 
@@ -35,7 +39,10 @@ class Contrastive(PairRule):
 
     def terms(self, closeness: Closeness) -> Hinge:
         sign = closeness.sign
-        return Hinge(-sign * self.neg_margin, sign * self.pos_margin, self.low, self.high)
+        low, high = self.low, self.high
+        if self.squared:  # the terms compare v, not v^2 / 2
+            low, high = (math.copysign(math.sqrt(2 * abs(bound)), bound) for bound in (low, high))
+        return Hinge(-sign * self.neg_margin, sign * self.pos_margin, low, high, float(self.squared))
 
     def value(self, statistics: PairStatistics, closeness: Closeness) -> dict[str, RowLosses]:
         return {

@@ -149,42 +149,46 @@ def _logsumexp(total: Tensor, row: Tensor, shift: float, of_none: float) -> Tens
 @register
 @dataclass(frozen=True)
 class Hinge(PairTerms):
-    """``[c + bias - row]_+`` for negatives, ``[bias - c + row]_+`` for positives; the second sums count
+    """``v = [c + bias - row]_+`` for negatives, ``[bias - c + row]_+`` for positives; the second sums count
     terms.
 
-    Only terms strictly between ``low`` and ``high`` are summed and counted, as a reducer with thresholds
-    does. Used by the contrastive and the margin loss, whose ``row`` is the margin of the anchor's class.
+    With ``squared``, 1 or 0, the term is ``v^2 / 2``. Only terms whose v lies strictly between ``low`` and
+    ``high`` are summed and counted, as a reducer with thresholds does. Used by the contrastive and the margin
+    loss, whose ``row`` is the margin of the anchor's class.
     """
 
     negative_bias: float
     positive_bias: float
     low: float = -math.inf
     high: float = math.inf
+    squared: float = 0.0
 
     name: ClassVar[str] = "hinge"
     native: ClassVar[tuple[str, ...]] = NATIVE
 
-    def _between(self, term: Tensor) -> Tensor:
-        return (term > self.low) & (term < self.high)
+    def _between(self, v: Tensor) -> Tensor:
+        return (v > self.low) & (v < self.high)
 
     def _terms(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        term = v.clamp_min(0)
-        counts = self._between(term).to(v.dtype)
-        return term * counts, counts
+        v = v.clamp_min(0)
+        counts = self._between(v).to(v.dtype)
+        return (v * v / 2 if self.squared else v) * counts, counts
+
+    def _weight(self, v: Tensor) -> Tensor:
+        counts = (v > 0) & self._between(v)
+        return counts * v if self.squared else counts.to(v.dtype)
 
     def negative_terms(self, c: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
         return self._terms(c + self.negative_bias - row)
 
     def negative_weight(self, c: Tensor, row: Tensor) -> Tensor:
-        v = c + self.negative_bias - row
-        return ((v > 0) & self._between(v)).to(c.dtype)
+        return self._weight(c + self.negative_bias - row)
 
     def positive_terms(self, c: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
         return self._terms(self.positive_bias - c + row)
 
     def positive_weights(self, c: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-        v = self.positive_bias - c + row
-        return -((v > 0) & self._between(v)).to(c.dtype), torch.zeros_like(c)
+        return -self._weight(self.positive_bias - c + row), torch.zeros_like(c)
 
 
 @register

@@ -208,3 +208,23 @@ ROWS, LABELS = torch.randn(6, 4), torch.arange(6) // 2
 def test_bad_arguments_are_named(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("backend", ["cpu", "blocked", "reference"])
+def test_contrastive_as_in_the_paper(backend: str) -> None:
+    batch = make_batch("random")
+    x = batch.embeddings / 4
+    d, same = torch.cdist(x, x), batch.labels[:, None] == batch.labels[None, :]
+    pulled = same & ~torch.eye(len(x), dtype=torch.bool)
+    expected = (d[pulled] ** 2 / 2).mean() + ((1 - d[~same]).clamp_min(0) ** 2 / 2).mean()
+    with fastdml.use_backend(backend if backend != "cpu" else "blocked"):  # rows of any length have no kernel
+        found = losses.ContrastiveLoss.preset("paper")(x, batch.labels)
+    torch.testing.assert_close(found, expected)
+    unit = torch.nn.functional.normalize(x)
+    with fastdml.use_backend(backend):
+        single = losses.ContrastiveLoss(squared=True, reducer="none")(x, batch.labels)
+    d = torch.cdist(unit, unit)
+    rows = torch.where(pulled, d**2 / 2, 0).sum(1) + torch.where(same, 0, (1 - d).clamp_min(0) ** 2 / 2).sum(
+        1
+    )
+    torch.testing.assert_close(single, rows)

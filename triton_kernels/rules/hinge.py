@@ -1,7 +1,7 @@
-"""``[c + bias - row]_+`` for negatives, ``[bias - c + row]_+`` for positives, summed and counted where
-strictly between low and high: the contrastive and the margin loss.
+"""``v = [c + bias - row]_+`` for negatives, ``[bias - c + row]_+`` for positives, or half its square, summed
+and counted where v lies strictly between low and high: the contrastive and the margin loss.
 
-Constants: bias of the negatives, of the positives, low, high (fastdml/rules/terms.py).
+Constants: bias of the negatives, of the positives, low, high, 1 if squared (fastdml/rules/terms.py).
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from fastdml.triton_kernels.rules.base import PairTermsKernels
 
 @triton.jit
 def terms(v, p):
-    term = tl.maximum(v, 0.0)
-    m = (term > p[2]) & (term < p[3])
-    return tl.where(m, term, 0.0), tl.where(m, 1.0, 0.0)
+    v = tl.maximum(v, 0.0)
+    m = (v > p[2]) & (v < p[3])
+    return tl.where(m, v * ((1.0 - p[4]) + 0.5 * p[4] * v), 0.0), tl.where(m, 1.0, 0.0)
 
 
 @triton.jit
-def weight(v, p, slope):
-    return tl.where((v > tl.maximum(p[2], 0.0)) & (v < p[3]), slope, 0.0)
+def weight(v, p, sign):
+    m = (v > 0.0) & (v > p[2]) & (v < p[3])
+    return tl.where(m, tl.where(p[4] > 0, sign * v, sign), 0.0)
 
 
 @triton.jit
