@@ -1,7 +1,7 @@
-"""The distances and similarities that losses and miners compare by, with the names of pytorch-metric-learning
-2.9.
+"""The distances and similarities that losses and miners compare by.
 
-Objects of that library are taken too, wherever one of these is.
+Names are those of pytorch-metric-learning 2.9. Objects of that library are taken too, wherever one of these
+is.
 """
 
 from __future__ import annotations

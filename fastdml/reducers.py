@@ -19,9 +19,7 @@ from fastdml.rules import RowLosses
 
 
 class Reducer(nn.Module):
-    """Reduces the losses of one kind to a scalar. Losses outside ``low`` and ``high``, or equal to one, count
-    not.
-    """
+    """Reduces the losses of one kind to a scalar; only those strictly between ``low`` and ``high`` count."""
 
     low: float = -math.inf
     high: float = math.inf

@@ -1,8 +1,8 @@
-"""The dense form a block of anchors at a time: plain PyTorch, any device, any terms, memory linear in the
-batch.
+"""The dense form, a block of anchors at a time: plain PyTorch in memory linear in the batch.
 
-What runs where a loss has no kernel: terms that a user wrote in PyTorch alone, distances of rows that are not
-normalised, exponents beyond float32, a machine without a compiler. Derivatives are the terms' own weights.
+Any device, any terms. What runs where a loss has no kernel: terms that a user wrote in PyTorch alone,
+distances of rows that are not normalised, exponents beyond float32, a machine without a compiler. Derivatives
+are the terms' own weights.
 """
 
 from __future__ import annotations
@@ -110,9 +110,7 @@ def _forward(
     closeness: int,
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Statistics [9, N], the ninth the closeness of the closest positive, and rows [4, N], in the input's
-    order.
-    """
+    """Statistics [9, N], the ninth that of the closest positive, and rows [4, N], in the input's order."""
     made, chosen = terms_named(terms, constants), Selection.from_constants(list(selection))
     pairs = _Pairs(Closeness.of_code(closeness), embeddings, labels, ref_embeddings, ref_labels, own)
     count = len(embeddings)

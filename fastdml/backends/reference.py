@@ -56,9 +56,7 @@ class Side(NamedTuple):
         return row[:, None] if self.anchors is None else row[self.anchors]
 
     def safe(self, fill: Tensor) -> Tensor:
-        """The closeness, where no pair is that of another: what is masked must stay finite to be
-        differentiable.
-        """
+        """The closeness, ``fill`` where there is no pair: what is masked must be finite for the gradient."""
         if self.kept is None:
             return self.c
         finite = torch.where(fill.isfinite(), fill, 0).to(self.c.dtype)

@@ -11,11 +11,10 @@ from fastdml.rules import BinomialDeviance
 
 
 class BinomialDevianceLoss(PairLoss):
-    """``mean_P log(1 + e^{alpha (base - S)}) + mean_N log(1 + e^{beta (S - base)})``, averaged over all
-    anchors.
+    """``mean_P log(1 + e^{alpha (base - S)}) + mean_N log(1 + e^{beta (S - base)})``.
 
-    S is the cosine similarity. Yi et al., arXiv 1407.4979, in the form of the GPW paper (arXiv 1904.06627,
-    section 3.1), whose defaults these are; pytorch-metric-learning has no such loss.
+    Averaged over all anchors; S is the cosine similarity. Yi et al., arXiv 1407.4979, in the form of the GPW
+    paper (arXiv 1904.06627, section 3.1), whose defaults these are; pytorch-metric-learning has no such loss.
 
     Args:
         alpha: sharpness of the positive term, positive.

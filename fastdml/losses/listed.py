@@ -41,9 +41,7 @@ class ListedPairs(NamedTuple):
         return self._replace(positive_anchors=self.positive_anchors[kept], positives=self.positives[kept])
 
     def triplets(self) -> ListedTriplets:
-        """Every listed positive of an anchor with every listed negative of it, in the order of the
-        positives.
-        """
+        """Every listed positive of an anchor with all its listed negatives, by positive."""
         order = torch.argsort(self.negative_anchors, stable=True)
         anchors = self.negative_anchors[order]
         first = torch.searchsorted(anchors, self.positive_anchors)

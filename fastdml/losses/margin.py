@@ -18,13 +18,12 @@ from fastdml.rules import Margin, RowLosses
 
 
 class MarginLoss(PairLoss):
-    """``[d_ap - beta + margin]_+ + [beta - d_an + margin]_+`` over triplets, divided by the number of
-    non-zero terms.
+    """``[d_ap - beta + margin]_+ + [beta - d_an + margin]_+`` over triplets.
 
-    d is the Euclidean distance of unit vectors by default; beta, the boundary between positives and
-    negatives, may be learnt, for all classes or for each. All triplets are counted without listing one, as a
-    positive of an anchor stands in as many triplets as the anchor has negatives. Wu et al., arXiv 1706.07567;
-    values are those of pytorch-metric-learning 2.9.
+    Divided by the number of terms above 0. d is the Euclidean distance of unit vectors by default; beta, the
+    boundary between positives and negatives, may be learnt, for all classes or for each. All triplets are
+    counted without listing one, as a positive of an anchor stands in as many triplets as the anchor has
+    negatives. Wu et al., arXiv 1706.07567; values are those of pytorch-metric-learning 2.9.
 
     Args:
         margin: half the width of the band around beta.

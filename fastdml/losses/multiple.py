@@ -50,9 +50,7 @@ class MultipleLosses(nn.Module):
             )
 
     def forward(self, embeddings: Tensor, labels: Tensor, indices_tuple: Any = None) -> Any:
-        """The weighted sum; ``indices_tuple`` goes to every loss, and cannot be given together with
-        miners.
-        """
+        """The weighted sum; ``indices_tuple`` goes to every loss, where there are no miners."""
         if len(self.miners) and indices_tuple is not None:
             raise InputError("indices_tuple must be None where miners are given")
         total: Any = 0

@@ -17,8 +17,7 @@ from fastdml.rules import NTXent, RowLosses
 
 
 class NPairsLoss(PairLoss):
-    """``log(1 + sum_n e^{S_an - S_ap})`` with one anchor and one positive of every class, averaged over the
-    classes.
+    """``log(1 + sum_n e^{S_an - S_ap})`` with one anchor and one positive a class, averaged.
 
     The anchor of a class is its first sample, the positive its second; the negatives are the positives of the
     other classes (Sohn, NeurIPS 2016). Classes of one sample take no part. S is the inner product of unit

@@ -20,12 +20,12 @@ from fastdml.rules import EVERYTHING, PairRule, RowLosses
 
 
 class TripletMarginLoss(PairLoss):
-    """``[d_ap - d_an + margin]_+``, averaged over the triplets where it is above 0; no triplet is ever
-    listed.
+    """``[d_ap - d_an + margin]_+``, averaged over the triplets where it is above 0.
 
-    d is the Euclidean distance of unit vectors by default. Of every positive of an anchor it is enough to
-    know how many negatives violate its margin, and the sum of their distances: N^2 comparisons, and memory
-    linear in the number of positive pairs. Values are those of pytorch-metric-learning 2.9.
+    No triplet is ever listed. d is the Euclidean distance of unit vectors by default. Of every positive of an
+    anchor it is enough to know how many negatives violate its margin, and the sum of their distances: N^2
+    comparisons, and memory linear in the number of positive pairs. Values are those of
+    pytorch-metric-learning 2.9.
 
     Args:
         margin: by how much a negative must be farther than a positive.

@@ -20,9 +20,7 @@ LISTED_ELEMENTS = 1 << 22
 
 
 class Compared(NamedTuple):
-    """What was mined: embeddings and labels, with candidates or without, and what they are compared
-    by.
-    """
+    """What was mined, with candidates or without, and what it is compared by."""
 
     closeness: Closeness
     embeddings: Tensor
@@ -35,9 +33,7 @@ class Compared(NamedTuple):
         return len(self.embeddings if self.ref_embeddings is None else self.ref_embeddings)
 
     def blocks(self) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-        """Blocks of anchors: the first one's index, closeness [B, M], and bool masks of positives and
-        negatives.
-        """
+        """Blocks of anchors: the first's index, closeness [B, M], masks of positives and of negatives."""
         rows, squares = compared_rows(self.closeness, self.embeddings)
         if self.ref_embeddings is None or self.ref_labels is None:
             refs, ref_squares, ref_labels = rows, squares, self.labels

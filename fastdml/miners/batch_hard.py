@@ -16,9 +16,7 @@ Range = tuple[float, float] | None
 
 
 class MinedExtremes(Mined):
-    """One positive and one negative of every anchor, or all of one kind: ``anchors, positives, anchors,
-    negatives``.
-    """
+    """One positive and one negative of every anchor, or all of one kind; four index tensors."""
 
     length = 4
 

@@ -37,7 +37,7 @@ def cluster(sets: RetrievalSets, seed: int) -> Clustering:
     missing = [name for module, name in _PACKAGES.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise MissingPackageError(
-            f"clusters=True needs packages that are not installed: pip install {' '.join(missing)}"
+            f"clusters needs {' and '.join(missing)}, not installed here: pip install 'fastdml[evaluate]'"
         )
     import faiss
     from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score

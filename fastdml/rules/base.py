@@ -45,9 +45,7 @@ class PairStatistics(NamedTuple):
 
 
 class Extremes(NamedTuple):
-    """Closeness of an anchor's outermost pairs, each [N] or broadcastable; infinite where there is no
-    pair.
-    """
+    """Closeness of an anchor's outermost pairs, each [N] or broadcastable; infinite without a pair."""
 
     least_positive: Tensor
     most_positive: Tensor | None
@@ -73,8 +71,7 @@ class RowLosses:
 
 
 class PairTerms(ABC):
-    """What one pair adds to the sums of its anchor, and its derivative: the only part of a loss that is
-    fused.
+    """What one pair adds to the sums of its anchor, and its derivative: the fused part of a loss.
 
     Stated in PyTorch here; the twins in Triton (``triton_kernels/rules/<name>.py``) and C++
     (``csrc/rules/<name>.h``) bear the same name and read the same constants. ``c`` is the closeness of pairs,
@@ -99,9 +96,7 @@ class PairTerms(ABC):
 
     @abstractmethod
     def negative_terms(self, c: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-        """What a negative adds to ``negative_sum`` and to ``negative_second``; the second is not
-        differentiated.
-        """
+        """What a negative adds to ``negative_sum`` and to ``negative_second``, of which no gradient flows."""
 
     @abstractmethod
     def negative_weight(self, c: Tensor, row: Tensor) -> Tensor:
@@ -116,9 +111,7 @@ class PairTerms(ABC):
         """Derivatives of both terms by ``c``."""
 
     def negative_row(self, row: Tensor, extremes: Extremes) -> Tensor:
-        """The ``row`` of the negatives. Native backends use ``row`` itself: what differs must be
-        ``unsupported``.
-        """
+        """The ``row`` of the negatives. Native backends use ``row``: else be ``unsupported`` there."""
         del extremes
         return row
 

@@ -1,6 +1,4 @@
-"""NT-Xent, also called InfoNCE (arXiv 1807.03748, 2002.05709); with one positive a class, the N-pairs
-loss.
-"""
+"""NT-Xent, also called InfoNCE (arXiv 1807.03748, 2002.05709); N-pairs with one positive a class."""
 
 from __future__ import annotations
 

@@ -149,8 +149,7 @@ def _logsumexp(total: Tensor, row: Tensor, shift: float, of_none: float) -> Tens
 @register
 @dataclass(frozen=True)
 class Hinge(PairTerms):
-    """``v = [c + bias - row]_+`` for negatives, ``[bias - c + row]_+`` for positives; the second sums count
-    terms.
+    """``v = [c + bias - row]_+`` for negatives, ``[bias - c + row]_+`` for positives, and how many.
 
     With ``squared``, 1 or 0, the term is ``v^2 / 2``. Only terms whose v lies strictly between ``low`` and
     ``high`` are summed and counted, as a reducer with thresholds does. Used by the contrastive and the margin
@@ -233,11 +232,10 @@ _ALWAYS = 40.0
 @register
 @dataclass(frozen=True)
 class CircleTerms(PairTerms):
-    """``e^{gamma [c + m]_+ (c - m) - shift}`` for negatives, ``e^{-gamma [1 + m - c]_+ (c - 1 + m) - row}``
-    for positives, the factors in brackets constants to the gradient. The row is the positives' largest
-    exponent.
+    """The exponentials of the circle loss, whose factors in brackets are constants to the gradient.
 
-    On cosine similarity only. Made by :meth:`of`.
+    ``e^{gamma [c + m]_+ (c - m) - shift}`` for negatives, ``e^{-gamma [1 + m - c]_+ (c - 1 + m) - row}`` for
+    positives. The row is the positives' largest exponent. On cosine similarity only. Made by :meth:`of`.
     """
 
     gamma: float
@@ -294,11 +292,10 @@ class CircleTerms(PairTerms):
 @register
 @dataclass(frozen=True)
 class InfoNCE(PairTerms):
-    """``e^{slope c - shift}`` for negatives; for positives ``log(1 + e^{row - slope c})``, row their
-    log-sum-exp.
+    """``e^{slope c - shift}`` for negatives, ``log(1 + e^{row - slope c})`` for positives.
 
-    The second sum of the positives is that of the sigmoids, the derivative of the first by the row. Used by
-    NT-Xent and N-pairs. Made by :meth:`of`.
+    The row is the log-sum-exp of the negatives. The second sum of the positives is that of the sigmoids, the
+    derivative of the first by the row. Used by NT-Xent and N-pairs. Made by :meth:`of`.
     """
 
     scale: float

@@ -1,7 +1,7 @@
-"""``e^{gamma [c + m]_+ (c - m) - shift}`` for negatives, ``e^{-gamma [1 + m - c]_+ (c - 1 + m) - row}`` for
-positives, the factors in brackets constants to the gradient: circle loss.
+"""The exponentials of the circle loss, whose factors in brackets are constants to the gradient.
 
-Constants: gamma, m, shift of the negatives, spread (fastdml/rules/terms.py).
+``e^{gamma [c + m]_+ (c - m) - shift}`` for negatives, ``e^{-gamma [1 + m - c]_+ (c - 1 + m) - row}`` for
+positives. Constants: gamma, m, shift of the negatives, spread (fastdml/rules/terms.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""``v = [c + bias - row]_+`` for negatives, ``[bias - c + row]_+`` for positives, or half its square, summed
-and counted where v lies strictly between low and high: the contrastive and the margin loss.
+"""Hinges, or half their squares: the contrastive and the margin loss.
 
-Constants: bias of the negatives, of the positives, low, high, 1 if squared (fastdml/rules/terms.py).
+``v = [c + bias - row]_+`` for negatives, ``[bias - c + row]_+`` for positives; summed and counted where v
+lies strictly between low and high. Constants: bias of the negatives, of the positives, low, high, 1 if
+squared (fastdml/rules/terms.py).
 """
 
 from __future__ import annotations

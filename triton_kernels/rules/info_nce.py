@@ -1,7 +1,7 @@
-"""``e^{slope c - shift}`` for negatives; for positives ``log(1 + e^{row - slope c})`` and its derivative, row
-the log-sum-exp of their anchor's negatives: NT-Xent and N-pairs.
+"""NT-Xent and N-pairs.
 
-Constants: scale, offset, spread (fastdml/rules/terms.py).
+``e^{slope c - shift}`` for negatives; for positives ``log(1 + e^{row - slope c})`` and its derivative, row
+the log-sum-exp of their anchor's negatives. Constants: scale, offset, spread (fastdml/rules/terms.py).
 """
 
 from __future__ import annotations
