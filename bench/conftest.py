@@ -11,11 +11,10 @@ import torch
 
 from bench import machine
 from bench.ceilings import cpu_ceilings, cuda_ceilings
+from bench.contests import find_contestants, find_wrong
 from bench.interleaved import TINY, Protocol
-from bench.peers import check_agreement, pair_contestants
 from bench.report import summary
 from bench.results import FOLDER
-from bench.retrieval_peers import check_retrieval, retrieval_contestants
 from bench.sweep import Sweep
 from bench.workload import Workload
 
@@ -27,7 +26,7 @@ SWEEPS = pytest.StashKey[list[Sweep]]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fastdml benchmarks")
     group.addoption(
-        "--bench-full", action="store_true", help="every size (hours on two cores), not those of five minutes"
+        "--bench-full", action="store_true", help="every size (hours on two cores), not those of ten minutes"
     )
     group.addoption(
         "--bench-tiny", action="store_true", help="a few small sizes, to see that it runs; writes no file"
@@ -55,44 +54,35 @@ def chosen_device(config: pytest.Config) -> str:
 
 @pytest.fixture(scope="session")
 def pair_sweep(request: pytest.FixtureRequest) -> Sweep:
-    """The contest of Multi-Similarity, once all who take part have been found to agree."""
-    device = chosen_device(request.config)
-    contestants = pair_contestants(device)
-    checked = check_agreement(contestants, device)
-    wrong = {
-        name: f"loss off by {found.loss_error:.1e}, gradient by {found.gradient_error:.1e}"
-        for name, found in checked.items()
-        if not found.agrees
-    }
-    return _sweep(request.config, "pair", "multi_similarity", device, contestants, wrong)
+    """The contest of Multi-Similarity."""
+    return _sweep(request.config, "pair_multi_similarity")
+
+
+@pytest.fixture(scope="session")
+def loss_sweep(request: pytest.FixtureRequest) -> Sweep:
+    """The contest of all pair losses."""
+    return _sweep(request.config, "pair_losses")
 
 
 @pytest.fixture(scope="session")
 def retrieval_sweep(request: pytest.FixtureRequest) -> Sweep:
     """The contest of exact evaluation."""
-    device = chosen_device(request.config)
-    checked = check_retrieval(device, Workload(1200, 16, device=device))
-    wrong = {name: f"metrics off by {error:.1e}" for name, error in checked.items() if error > 1e-9}
-    return _sweep(request.config, "retrieval", "evaluate", device, retrieval_contestants(device), wrong)
+    return _sweep(request.config, "retrieval_evaluate")
 
 
-def _sweep(
-    config: pytest.Config, contest: str, name: str, device: str, contestants: Any, wrong: dict[str, str]
-) -> Sweep:
-    tiny = config.getoption("--bench-tiny")
-    ceilings = cpu_ceilings(256 if tiny else 2048) if device == "cpu" else cuda_ceilings()
-    path = config.getoption("--bench-results") / machine.slug(device) / f"{contest}_{name}.json"
-    quick = None if config.getoption("--bench-full") or device == "cuda" else QUICK
-    protocol = TINY if tiny else Protocol()
+def _sweep(config: pytest.Config, contest: str) -> Sweep:
+    """A contest of those who were found to agree."""
+    device, tiny = chosen_device(config), config.getoption("--bench-tiny")
+    path = config.getoption("--bench-results") / machine.slug(device) / f"{contest}.json"
     sweep = Sweep(
-        f"{contest}_{name}",
+        contest,
         device,
-        contestants,
-        wrong,
-        ceilings,
-        protocol,
+        find_contestants(contest, device),
+        find_wrong(contest, device),
+        cpu_ceilings(256 if tiny else 2048) if device == "cpu" else cuda_ceilings(),
+        TINY if tiny else Protocol(),
         None if tiny else path,
-        quick=quick,
+        quick=None if config.getoption("--bench-full") or device == "cuda" else QUICK,
     )
     config.stash[SWEEPS].append(sweep)
     return sweep

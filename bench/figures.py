@@ -19,6 +19,7 @@ from bench.tables import NAMES, OWN, amount, ordered
 WIDTH, HEIGHT = 8.3, 4.6
 LABEL_GAP = 15.0
 """Least distance of two labels, in points."""
+FONTS: dict[Any, Any] = {"svg.hashsalt": "fastdml", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
 TITLES = {"time": "Time of one batch", "memory": "Peak memory beyond inputs and gradients"}
 
 
@@ -67,9 +68,7 @@ MARKERS = {"own": "o", "second": "o", "compiled": "s", "blocked": "D", "dense": 
 def draw(rows: Sequence[Row], metric: str, theme: str, path: Path) -> None:
     """Writes one figure as SVG; rows without a figure end their line, with a word for why."""
     look = THEMES[theme]
-    with matplotlib.rc_context(
-        {"svg.hashsalt": "fastdml", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
-    ):
+    with matplotlib.rc_context(FONTS):
         figure = Figure(figsize=(WIDTH, HEIGHT))
         figure.subplots_adjust(left=0.085, right=0.775, top=0.9, bottom=0.125)
         axes = figure.add_subplot()
@@ -80,10 +79,15 @@ def draw(rows: Sequence[Row], metric: str, theme: str, path: Path) -> None:
         ]
         _draw_axes(axes, rows, metric, look)
         _draw_labels(figure, axes, [label for label in labels if label is not None])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half = path.with_suffix(".part")
-        figure.savefig(half, format="svg", transparent=True, metadata={"Date": None})
-        os.replace(half, path)
+        write_svg(figure, path)
+
+
+def write_svg(figure: Figure, path: Path) -> None:
+    """Writes all or nothing, the same bytes for the same figure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_suffix(".part")
+    figure.savefig(half, format="svg", transparent=True, metadata={"Date": None})
+    os.replace(half, path)
 
 
 @dataclass
@@ -106,7 +110,7 @@ def _draw_line(axes: Any, provider: str, rows: Sequence[Row], look: Theme) -> La
     if provider in OWN:
         kind = "second" if provider == "fastdml-cuda" else "own"
     colour, leading = look.lines[kind], kind == "own"
-    x, y = [row.N for row in points], [max(row.p50 or 0.0, _least(row)) for row in points]
+    x, y = [row.N for row in points], [max(row.p50 or 0.0, least(row)) for row in points]
     axes.plot(
         x,
         y,
@@ -126,8 +130,8 @@ def _draw_line(axes: Any, provider: str, rows: Sequence[Row], look: Theme) -> La
     return Label(x[-1], y[-1], text, colour, leading)
 
 
-def _least(row: Row) -> float:
-    """A figure of zero has no place on a logarithmic axis; half a megabyte cannot be told from it."""
+def least(row: Row) -> float:
+    """The least that is drawn: zero has no place on a logarithmic axis, and half a megabyte is no more."""
     return 0.5 if row.metric == "memory" else 1e-6
 
 
@@ -139,7 +143,7 @@ def _draw_axes(axes: Any, rows: Sequence[Row], metric: str, look: Theme) -> None
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{int(value):,}"))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value, unit)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value, unit)))
     axes.set_xlim(sizes[0] / 1.12, sizes[-1] * 1.06)
     axes.grid(True, color=look.grid, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -151,7 +155,8 @@ def _draw_axes(axes: Any, rows: Sequence[Row], metric: str, look: Theme) -> None
     axes.set_title(TITLES[metric], color=look.ink, fontsize=12, fontweight="bold", loc="left", pad=12)
 
 
-def _tick(value: float, unit: str) -> str:
+def tick(value: float, unit: str) -> str:
+    """A figure at an axis."""
     text, name = amount(value, unit).split(" ")
     return f"{float(text):g} {name}"
 

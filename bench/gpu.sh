@@ -11,7 +11,8 @@
 #   sanitize  compute-sanitizer (memcheck, racecheck, initcheck) over every kernel
 #   prove     accuracy, bitwise repeat, sizes past 2^31, streams, graphs, no host waits, torch.compile, autocast
 #   measure   device ceilings; time and peak memory of every contestant over N and D
-#   retrieve  the same for Recall@K
+#   losses    the same for every pair loss, each against Multi-Similarity and pytorch-metric-learning
+#   retrieve  the same for Recall@K, then of a set as large as Stanford Online Products
 #   profile   ncu over one large batch, where ncu is installed
 #
 # OUT             folder of the results (default: bench/results/<device>); logs go there too if it is given,
@@ -21,7 +22,7 @@
 # WHEELS          folder of wheels to install first, such as pytorch-metric-learning's; without it PML's rows say absent
 # BACKENDS        default: triton,cuda
 # SECONDS_LIMIT   seconds that `measure` may take (default: 480)
-# DRY             1: the stages prove, measure and retrieve on the CPU with tiny sizes, to see that they run
+# DRY             1: the stages prove, measure, losses and retrieve on the CPU with tiny sizes, to see that they run
 # MEASURE         further arguments of bench.gpu.measure, such as "--widths 512 --dtypes bfloat16,float32"
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -94,11 +95,20 @@ measure() {
     --csv "$logs/pair_multi_similarity.csv" ${MEASURE:-}
 }
 
-retrieve() {
+contest() {  # contest NAME: the benchmarks of bench/test_NAME.py
   local sizes=--bench-full
   [ -z "${DRY:-}" ] || sizes=--bench-tiny
-  "$python" -m pytest bench/test_retrieval.py --benchmark-only -q --bench-device "$device" "$sizes" \
+  "$python" -m pytest "bench/test_$1.py" --benchmark-only -q --bench-device "$device" "$sizes" \
     --bench-results "$out/.." -p no:cacheprovider
+}
+
+losses() { contest losses; }
+
+retrieve() {
+  local status=0
+  contest retrieval || status=1
+  "$python" -m bench.retrieval_sop "${tiny[@]}" --results "$out/.." || status=1
+  return "$status"
 }
 
 profile() {
@@ -111,8 +121,8 @@ profile() {
   grep -E '_kernel|Duration|Throughput|Registers|Spill' "$logs/profile.txt" | head -60
 }
 
-if [ "$#" -eq 0 ] && [ -n "${DRY:-}" ]; then set -- prove measure retrieve; fi
-[ "$#" -gt 0 ] || set -- build doctor tests sanitize prove measure retrieve profile
+if [ "$#" -eq 0 ] && [ -n "${DRY:-}" ]; then set -- prove measure losses retrieve; fi
+[ "$#" -gt 0 ] || set -- build doctor tests sanitize prove measure losses retrieve profile
 mkdir -p build
 [ -d build/wheels ] || [ -n "${WHEELS:-}" ] && export PYTHONPATH="$PWD/build/wheels${PYTHONPATH:+:$PYTHONPATH}"
 if [ "$1" = build ]; then
@@ -132,9 +142,9 @@ done
 
 for name in "$@"; do
   case "$name" in
-    build | tests | sanitize | prove | measure | retrieve | profile) stage "$name" "$name" ;;
+    build | tests | sanitize | prove | measure | losses | retrieve | profile) stage "$name" "$name" ;;
     doctor) stage doctor "$python" -m fastdml doctor ;;
-    *) echo "no such stage: $name (build doctor tests sanitize prove measure retrieve profile)" >&2; exit 2 ;;
+    *) echo "no such stage: $name (build doctor tests sanitize prove measure losses retrieve profile)" >&2; exit 2 ;;
   esac
 done
 [ -z "$failed" ] || { echo "failed:$failed"; exit 1; }

@@ -15,6 +15,8 @@ from bench.blocked import EPSILON
 from bench.peers import Contestant, Function, check_agreement, disagreements, pml_missing
 
 Library = Literal["fastdml", "pytorch_metric_learning"]
+LARGEST_ON_CPU = 8192
+"""The largest N that is worth waiting for PML on a CPU."""
 MINED = "multi-similarity"
 """The yardstick: the loss that fastdml fused first, with its miner."""
 
@@ -30,7 +32,6 @@ class LossPeers:
         in_pml: whether pytorch-metric-learning has it.
         bytes_a_pair: what PML holds at its peak for each of the N^2 pairs, float32, 8 samples a class.
         bytes_a_cube: the same for each of N^3.
-        largest_on_cpu: the largest N that is worth waiting for PML on a CPU.
     """
 
     loss: str
@@ -40,7 +41,6 @@ class LossPeers:
     in_pml: bool = True
     bytes_a_pair: float = 70.0
     bytes_a_cube: float = 0.0
-    largest_on_cpu: int = 8192
 
     def make(self, library: Library, **options: Any) -> Function:
         """The loss of a batch in one of the libraries, with further arguments of the loss."""
@@ -61,21 +61,21 @@ LOSSES: Mapping[str, LossPeers] = {
     "generalised lifted": LossPeers("GeneralizedLiftedStructureLoss"),
     "circle": LossPeers("CircleLoss"),
     "binomial deviance": LossPeers("BinomialDevianceLoss", in_pml=False),
-    "nt-xent": LossPeers("NTXentLoss", bytes_a_cube=116, largest_on_cpu=512),
-    "lifted": LossPeers("LiftedStructureLoss", bytes_a_cube=150, largest_on_cpu=512),
+    "nt-xent": LossPeers("NTXentLoss", bytes_a_cube=116),
+    "lifted": LossPeers("LiftedStructureLoss", bytes_a_cube=150),
     "n-pairs": LossPeers("NPairsLoss", bytes_a_pair=18),
-    "margin": LossPeers("MarginLoss", bytes_a_cube=1.6, largest_on_cpu=1024),
-    "triplets": LossPeers("TripletMarginLoss", bytes_a_cube=1.6, largest_on_cpu=1024),
+    "margin": LossPeers("MarginLoss", bytes_a_cube=1.6),
+    "triplets": LossPeers("TripletMarginLoss", bytes_a_cube=1.6),
 }
 """By the name in the tables: all triplets, and no miner but that of the yardstick."""
 
 
 def loss_contestants(device: str) -> list[Contestant]:
     """fastdml, with the backend it chooses by itself, and PML, for each loss: "<loss>/<library>"."""
-    del device
     found = []
     for name, peers in LOSSES.items():
-        found.append(Contestant(f"{name}/fastdml", partial(peers.make, "fastdml")))
+        own = Contestant(f"{name}/fastdml", partial(peers.make, "fastdml"), compiles=device == "cuda")
+        found.append(own)
         if peers.in_pml:
             found.append(
                 Contestant(
@@ -84,7 +84,7 @@ def loss_contestants(device: str) -> list[Contestant]:
                     pml_missing(),
                     peers.bytes_a_pair,
                     peers.bytes_a_cube,
-                    peers.largest_on_cpu,
+                    LARGEST_ON_CPU,
                 )
             )
     return found

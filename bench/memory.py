@@ -15,13 +15,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from bench.contests import find_contestants
 from bench.interleaved import status_of
 from bench.peers import Contestant, Function
 from bench.workload import PER_CLASS, Workload
@@ -47,7 +47,7 @@ class Peak:
 
 
 def measure_peak(contestant: Contestant, contest: str, work: Workload, timeout: float = 300.0) -> Peak:
-    """The peak of one step of a contestant of a contest that :mod:`bench.sweep` knows."""
+    """The peak of one step of a contestant of one of ``CONTESTS``."""
     if work.device == "cuda":
         return _cuda_peak(contestant, work)
     if not can_measure():
@@ -116,25 +116,10 @@ def _cuda_peak(contestant: Contestant, work: Workload) -> Peak:
         torch.cuda.empty_cache()
 
 
-def _contestants(contest: str) -> Callable[[str], list[Contestant]]:
-    # only what the contest needs is imported, for imports take memory
-    if contest == "pair_multi_similarity":
-        from bench.peers import pair_contestants
-
-        return pair_contestants
-    if contest == "pair_losses":
-        from bench.loss_peers import loss_contestants
-
-        return loss_contestants
-    from bench.retrieval_peers import retrieval_contestants
-
-    return retrieval_contestants
-
-
 def _answer(request: dict[str, Any]) -> Peak:
     """What this process finds."""
     work = Workload(**request["work"])
-    contestant = next(c for c in _contestants(request["contest"])("cpu") if c.name == request["provider"])
+    contestant = next(c for c in find_contestants(request["contest"], "cpu") if c.name == request["provider"])
     function = contestant.make()
     tiny = Workload(min(work.samples, WARM_UP_SAMPLES), work.width, work.dtype)
     if contestant.compiles:  # anew for every shape, so it is warmed up at its own

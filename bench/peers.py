@@ -26,6 +26,9 @@ ALLOWED = {"float32": 1e-4, "float64": 1e-9}
 """Largest relative error of loss and gradient against float64 with which a contestant may take part. In a
 narrower dtype those that compare similarities in it mine other pairs, and no bound would mean anything."""
 
+MOST_BYTES = 12e9
+"""What a contestant may take of a host's memory, however much is free."""
+
 
 @dataclass(frozen=True)
 class Contestant:
@@ -54,11 +57,12 @@ class Contestant:
         if self.absent is not None:
             return f"absent: {self.absent}"
         if work.device == "cpu":
+            needed = (self.bytes_a_pair + self.bytes_a_cube * work.samples) * work.samples**2
+            allowed = min(MOST_BYTES, 0.8 * free_bytes)
+            if needed > allowed:
+                return f"skipped: needs about {needed / 1e9:.0f} GB, may take {allowed / 1e9:.0f} GB"
             if self.largest_on_cpu is not None and work.samples > self.largest_on_cpu:
                 return f"skipped: too slow above N = {self.largest_on_cpu} on a CPU"
-            needed = (self.bytes_a_pair + self.bytes_a_cube * work.samples) * work.samples**2
-            if needed > 0.8 * free_bytes:
-                return f"skipped: needs about {needed / 1e9:.0f} GB, {free_bytes / 1e9:.0f} GB are free"
         return None
 
 

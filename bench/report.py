@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench import machine
-from bench.results import FOLDER, Results, Row, write_whole
+from bench.contests import CONTESTS
+from bench.loss_tables import loss_grid, loss_sizes, tell_loss_defeats
+from bench.results import FOLDER, Results, Row, Size, write_whole
 from bench.tables import blocks, grid, markdown, plain, tell_defeats
 from bench.targets import check_targets
 
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
-CONTESTS = {
-    "pair_multi_similarity": ("Multi-Similarity with mining, forward and backward of one batch", "both"),
-    "retrieval_evaluate": ("Recall@1, 10, 100, 1000 and MAP@R of a set against itself", "evaluate"),
-}
 METRICS = {"time": "time", "memory": "peak memory beyond inputs and gradients"}
 
 
@@ -37,17 +35,12 @@ def newest(results: Results) -> dict[str, Any]:
 
 def summary(results: Results) -> list[str]:
     """Tables, defeats and targets for a terminal."""
-    direction = CONTESTS[results.contest][1]
-    lines: list[str] = []
-    for metric, what in METRICS.items():
-        for dtype, width in blocks(results, metric, direction):
-            lines += [f"{what}, {direction}, D = {width}, {dtype}, medians"]
-            lines += ["  " + line for line in plain(grid(results, metric, direction, width, dtype))] + [""]
+    lines = _tables_of_losses(results) if CONTESTS[results.contest].by_loss else _tables_of_sizes(results)
     for name, rate in newest(results).get("ceilings", {}).items():
         lines.append(
             f"{name}: {rate['p50']:.4g} {rate['unit']} (p20 {rate['p20']:.4g}, p80 {rate['p80']:.4g})"
         )
-    lines += [*tell_defeats(results), ""]
+    lines += [*_defeats(results), ""]
     targets = check_targets(results)
     if targets:
         table = [["verdict", "target", "wanted", "found"]]
@@ -68,21 +61,72 @@ def readme_part(entries: Sequence[tuple[str, Results]], figures: str) -> str:
     """
     lines: list[str] = []
     for slug, results in entries:
-        what, direction = CONTESTS[results.contest]
-        tables = blocks(results, "time", direction)
-        if not tables:
+        if not results.sizes("time", CONTESTS[results.contest].whole):
             continue
-        dtype, width = tables[0]
-        lines += [f"**{what}**, D = {width}, {_plain_dtype(dtype)}, on {newest(results)['device']}.", ""]
-        lines += _pictures(f"{figures}/{slug}-{results.contest}", what)
-        lines += [*markdown(grid(results, "time", direction, width, dtype)), ""]
-        if (dtype, width) in blocks(results, "memory", direction):
-            lines += [f"{METRICS['memory'].capitalize()}:", ""]
-            lines += [*markdown(grid(results, "memory", direction, width, dtype)), ""]
-        lines += ["Where fastdml loses: " + " ".join(tell_defeats(results)), ""]
-        lines += _rest(results, direction, tables[1:])
+        part = _part_of_losses if CONTESTS[results.contest].by_loss else _part_of_sizes
+        lines += part(results, f"{figures}/{slug}-{results.contest}")
         lines += [_provenance(results, slug), ""]
     return "\n".join(lines).strip()
+
+
+def _tables_of_sizes(results: Results) -> list[str]:
+    direction = CONTESTS[results.contest].whole
+    lines: list[str] = []
+    for metric, what in METRICS.items():
+        for dtype, width in blocks(results, metric, direction):
+            lines += [f"{what}, {direction}, D = {width}, {dtype}, medians"]
+            lines += ["  " + line for line in plain(grid(results, metric, direction, width, dtype))] + [""]
+    return lines
+
+
+def _tables_of_losses(results: Results) -> list[str]:
+    direction = CONTESTS[results.contest].whole
+    lines: list[str] = []
+    for size in loss_sizes(results, direction):
+        lines += [f"{direction}, {_of_size(size)}, medians; memory beyond inputs and gradients"]
+        lines += ["  " + line for line in plain(loss_grid(results, direction, size))] + [""]
+    return lines
+
+
+def _part_of_sizes(results: Results, stem: str) -> list[str]:
+    """A row for every N."""
+    direction = CONTESTS[results.contest].whole
+    (dtype, width), *others = blocks(results, "time", direction)
+    lines = _heading(results, f"D = {width}, {_plain_dtype(dtype)}")
+    lines += _pictures(results, stem, "over N")
+    lines += [*markdown(grid(results, "time", direction, width, dtype)), ""]
+    if (dtype, width) in blocks(results, "memory", direction):
+        lines += [f"{METRICS['memory'].capitalize()}:", ""]
+        lines += [*markdown(grid(results, "memory", direction, width, dtype)), ""]
+    lines += ["Where fastdml loses: " + " ".join(_defeats(results)), ""]
+    return lines + _folded(
+        (f"D = {width}, {_plain_dtype(dtype)}", grid(results, "time", direction, width, dtype))
+        for dtype, width in others
+    )
+
+
+def _part_of_losses(results: Results, stem: str) -> list[str]:
+    """A row for every loss, a table for every N."""
+    direction = CONTESTS[results.contest].whole
+    first, *others = loss_sizes(results, direction)
+    lines = _heading(results, _of_size(first))
+    lines += _pictures(results, stem, "of every loss")
+    lines += [*markdown(loss_grid(results, direction, first)), ""]
+    lines += ["Where fastdml loses: " + " ".join(_defeats(results)), ""]
+    return lines + _folded((_of_size(size), loss_grid(results, direction, size)) for size in others)
+
+
+def _heading(results: Results, where: str) -> list[str]:
+    contest = CONTESTS[results.contest]
+    return [f"**{contest.title}**, {where}, on {newest(results)['device']}. {contest.note}".rstrip(), ""]
+
+
+def _defeats(results: Results) -> list[str]:
+    return tell_loss_defeats(results) if CONTESTS[results.contest].by_loss else tell_defeats(results)
+
+
+def _of_size(size: Size) -> str:
+    return f"N = {size.samples:,}, D = {size.width}, {_plain_dtype(size.dtype)}"
 
 
 def replace_between(text: str, part: str) -> str:
@@ -97,26 +141,30 @@ def replace_between(text: str, part: str) -> str:
     return f"{before}{START}\n{part}\n{END}{rest.split(END)[1]}"
 
 
-def _pictures(stem: str, what: str) -> list[str]:
+def _pictured(results: Results) -> list[str]:
+    """The metrics that have a figure: one point makes no line."""
+    contest = CONTESTS[results.contest]
+    found = [metric for metric in METRICS if results.sizes(metric, contest.whole)]
+    return found if contest.by_loss or len(results.sizes("time", contest.whole)) > 1 else []
+
+
+def _pictures(results: Results, stem: str, over: str) -> list[str]:
     lines = []
-    for metric, shown in METRICS.items():
+    for metric in _pictured(results):
+        title = CONTESTS[results.contest].title
         lines += [
             "<picture>",
             f'  <source media="(prefers-color-scheme: dark)" srcset="{stem}-{metric}-dark.svg">',
-            f'  <img alt="{what}: {shown} over N" src="{stem}-{metric}-light.svg">',
+            f'  <img alt="{title}: {METRICS[metric]} {over}" src="{stem}-{metric}-light.svg">',
             "</picture>",
         ]
-    return [*lines, ""]
+    return [*lines, ""] if lines else []
 
 
-def _rest(results: Results, direction: str, others: Sequence[tuple[str, int]]) -> list[str]:
-    lines: list[str] = []
-    for dtype, width in others:
-        lines += [f"D = {width}, {_plain_dtype(dtype)}:", ""]
-        lines += [*markdown(grid(results, "time", direction, width, dtype)), ""]
-    if not lines:
-        return []
-    return ["<details><summary>Other sizes</summary>", "", *lines, "</details>", ""]
+def _folded(tables: Iterable[tuple[str, list[list[str]]]]) -> list[str]:
+    """Further tables, which a click opens."""
+    lines = [line for title, table in tables for line in (f"{title}:", "", *markdown(table), "")]
+    return ["<details><summary>Other sizes</summary>", "", *lines, "</details>", ""] if lines else []
 
 
 def _provenance(results: Results, slug: str) -> str:
@@ -141,6 +189,20 @@ def _versions(header: dict[str, Any]) -> str:
 
 def _plain_dtype(dtype: str) -> str:
     return {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}.get(dtype, dtype)
+
+
+def _draw_all(results: Results, stem: str, folder: Path) -> None:
+    from bench.figures import draw
+    from bench.loss_figures import draw_losses
+
+    direction = CONTESTS[results.contest].whole
+    for metric in _pictured(results):
+        for theme in ("light", "dark"):
+            path = folder / f"{stem}-{metric}-{theme}.svg"
+            if CONTESTS[results.contest].by_loss:
+                draw_losses(results, metric, loss_sizes(results, direction)[0], theme, path)
+            else:
+                draw(_figure_rows(results, metric, direction), metric, theme, path)
 
 
 def _figure_rows(results: Results, metric: str, direction: str) -> list[Row]:
@@ -173,14 +235,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"== {results.contest} on {slug}", *summary(results), sep="\n")
     if options.print:
         return 0
-    from bench.figures import draw
-
     for slug, results in entries:
-        direction = CONTESTS[results.contest][1]
-        for metric in METRICS:
-            rows = _figure_rows(results, metric, direction)
-            for theme in ("light", "dark"):
-                draw(rows, metric, theme, options.figures / f"{slug}-{results.contest}-{metric}-{theme}.svg")
+        _draw_all(results, f"{slug}-{results.contest}", options.figures)
     part = readme_part(entries, machine.shown_from(options.figures, options.readme.parent))
     write_whole(options.readme, replace_between(options.readme.read_text(), part))
     print(f"written: {machine.shown(options.readme)}, {machine.shown(options.figures)}")

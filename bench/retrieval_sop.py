@@ -1,72 +1,64 @@
 """Exact evaluation of a set as large as the test set of Stanford Online Products.
 
 ``python -m bench.retrieval_sop``: 60,502 rows of 512 numbers in classes of 2 to 12 (5.3 on average), query =
-gallery. Contestants take turns.
+gallery. On two cores it takes about ten minutes, so ``pytest bench`` leaves it out.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from bench import memory
-from bench.interleaved import Protocol, interleave
-from bench.retrieval_peers import retrieval_contestants
-from bench.tables import NAMES
-from bench.turns import CallTurn
+from bench import machine
+from bench.ceilings import cpu_ceilings, cuda_ceilings
+from bench.contests import find_contestants, find_wrong
+from bench.interleaved import TINY, Protocol
+from bench.report import summary
+from bench.results import FOLDER
+from bench.sweep import Sweep
 from bench.workload import Workload
-from fastdml.resident_memory import can_measure, high_water, release_freed_memory, reset_high_water
 
-CLASS_SIZES = torch.tensor([2, 2, 3, 3, 4, 5, 5, 5, 6, 7, 9, 12])
-NOISE = 2.5
-
-
-def make_set(samples: int, width: int) -> tuple[Tensor, Tensor]:
-    """Embeddings [N, D] and shuffled labels [N]: a class's centre plus noise, both Gaussian."""
-    generator = torch.Generator().manual_seed(0)
-    sizes = CLASS_SIZES[torch.randint(len(CLASS_SIZES), (samples,), generator=generator)]
-    labels = torch.repeat_interleave(sizes)[:samples]
-    labels = labels[torch.randperm(samples, generator=generator)]
-    rows = torch.randn(samples, width, generator=generator).mul_(NOISE)
-    centres = torch.randn(int(labels.max()) + 1, width, generator=generator)
-    return rows.add_(centres[labels]), labels
+CONTEST = "retrieval_sop"
+SAMPLES, WIDTH = 60502, 512
+TINY_SIZE = (300, 16)
+PROVIDERS = {"cpu": "fastdml,faiss-cpu,pml", "cuda": "fastdml,topk"}
 
 
-def main() -> None:
-    """Prints seconds, memory and metrics of every contestant."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Times and weighs the contestants in turns, and prints tables and targets."""
     parser = argparse.ArgumentParser(prog="python -m bench.retrieval_sop", description=__doc__)
-    parser.add_argument("--samples", type=int, default=60502)
-    parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", nargs="*", default=["fastdml", "faiss-cpu", "pml"], help="contestants")
-    options = parser.parse_args()
-    batch = make_set(options.samples, options.width)
-    contestants = [c for c in retrieval_contestants("cpu") if c.name in options.only]
-    size = Workload(options.samples, options.width)
-    refused = {c.name: why for c in contestants if (why := c.refuses(size, memory.free_memory()))}
-    for name, why in refused.items():
-        print(f"{NAMES[name]:<14}{why}")
-    contestants = [c for c in contestants if c.name not in refused]
-    for contestant in contestants:
-        function = contestant.make()
-        function(*make_set(1500, options.width))  # threads and libraries
-        release_freed_memory()
-        before = reset_high_water() if can_measure() else 0
-        found = function(*batch)
-        peak = f"{(high_water() - before) / 1e6:.0f} MB beyond the inputs" if can_measure() else ""
-        metrics = "  ".join(f"{name} {100 * value:.3f} %" for name, value in found.items())
-        print(f"{NAMES[contestant.name]:<14}{peak}\n  {metrics}", flush=True)
-    protocol = Protocol(least_rounds=options.rounds, most_rounds=options.rounds, slow_rounds=options.rounds)
-    makers = {c.name: lambda c=c: CallTurn(c.make(), batch) for c in contestants}
-    for name, outcome in interleave(makers, protocol).items():
-        seconds = outcome.seconds.get("evaluate", [])
-        spread = f"{min(seconds):.2f} to {max(seconds):.2f}" if seconds else outcome.status
-        middle = f"{statistics.median(seconds):.2f} s" if seconds else ""
-        print(f"{NAMES[name]:<14}median {middle} of {options.rounds} rounds ({spread})")
+    here = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=here, choices=("cpu", "cuda"))
+    parser.add_argument("--providers", help=f"default: {PROVIDERS['cpu']}; on a GPU {PROVIDERS['cuda']}")
+    parser.add_argument("--tiny", action="store_true", help="a small set, to see that it runs")
+    parser.add_argument(
+        "--results", type=Path, help=f"folder of the results files; default: {FOLDER.name}, none with --tiny"
+    )
+    options = parser.parse_args(arguments)
+    device, tiny = options.device, options.tiny
+    folder = options.results or (None if tiny else FOLDER)
+    sweep = Sweep(
+        CONTEST,
+        device,
+        find_contestants(CONTEST, device),
+        find_wrong(CONTEST, device),
+        cpu_ceilings(256 if tiny else 2048) if device == "cpu" else cuda_ceilings(),
+        TINY if tiny else Protocol(),
+        folder and folder / machine.slug(device) / f"{CONTEST}.json",
+    )
+    samples, width = TINY_SIZE if tiny else (SAMPLES, WIDTH)
+    work = Workload(samples, width, device=device, uneven=True)
+    names = (options.providers or PROVIDERS[device]).split(",")
+    sweep.times(work, names)
+    for name in names:
+        sweep.peak(work, name)
+    print("\n".join(summary(sweep.results)))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

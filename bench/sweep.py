@@ -8,6 +8,7 @@ from typing import Any
 
 from bench import machine, memory
 from bench.ceilings import Ceiling
+from bench.contests import CONTESTS
 from bench.interleaved import Outcome, Protocol, interleave, quantiles
 from bench.memory import Peak
 from bench.peers import Contestant
@@ -15,13 +16,6 @@ from bench.results import Results, Row
 from bench.turns import CallTurn, TrainingTurn, Turn
 from bench.workload import DESCRIPTION, Workload
 
-BOTH_WAYS = ("forward", "backward", "both")
-DIRECTIONS = {
-    "pair_multi_similarity": BOTH_WAYS,
-    "pair_losses": BOTH_WAYS,
-    "retrieval_evaluate": ("evaluate",),
-}
-"""What is timed, by contest; the last is the whole."""
 MILLISECONDS, MEGABYTES = 1e3, 1e-6
 
 
@@ -29,7 +23,7 @@ class Sweep:
     """Measures one size at a time and merges its rows into the results file at once: a cut-off run counts.
 
     Args:
-        contest: one of ``DIRECTIONS``, which is also the name of its results file.
+        contest: one of ``CONTESTS``, which is also the name of its results file.
         contestants: all of them; those that cannot run get a row that says so.
         wrong: contestants that computed something else, and how far off they were: never timed.
         ceilings: rates of the device, sampled once for every size.
@@ -51,6 +45,7 @@ class Sweep:
         quick: int | None = None,
     ) -> None:
         self.contest, self.device = contest, device
+        self.directions, self.whole = CONTESTS[contest].directions, CONTESTS[contest].whole
         self.contestants = {contestant.name: contestant for contestant in contestants}
         self.wrong, self.ceilings, self.protocol = wrong, ceilings, protocol
         self.path, self.longest, self.quick = path, longest, quick
@@ -76,8 +71,7 @@ class Sweep:
             makers = {name: self._maker(name, work) for name in names if name not in outcomes}
             outcomes.update(interleave(makers, self.protocol))
             self._outcomes[work] = {name: outcomes[name] for name in names}
-            directions = DIRECTIONS[self.contest]
-            self._keep([self._time_row(n, d, work, outcomes[n]) for n in names for d in directions])
+            self._keep([self._time_row(n, d, work, outcomes[n]) for n in names for d in self.directions])
         return self._outcomes[work]
 
     def peak(self, work: Workload, name: str) -> Peak:
@@ -106,7 +100,7 @@ class Sweep:
 
     def knows(self, work: Workload, names: Sequence[str]) -> bool:
         """Whether all of ``names`` were timed at this size by runs of this very commit and device."""
-        rows = self.results.find("time", DIRECTIONS[self.contest][-1], work.size)
+        rows = self.results.find("time", self.whole, work.size)
         here = [self.header[key] for key in ("commit", "dirty", "device")]
         return not self.header["dirty"] and all(
             name in rows
@@ -126,11 +120,10 @@ class Sweep:
         return before.p50 / MILLISECONDS * (work.samples / before.N) ** 2
 
     def _largest_before(self, name: str, work: Workload) -> Row | None:
-        direction = DIRECTIONS[self.contest][-1]
         smaller = [
             row
             for row in self.results.rows
-            if (row.provider, row.metric, row.direction) == (name, "time", direction)
+            if (row.provider, row.metric, row.direction) == (name, "time", self.whole)
             and (row.dtype, row.D) == (work.dtype, work.width)
             and work.samples > row.N
         ]
@@ -158,7 +151,7 @@ class Sweep:
         contestant = self.contestants[name]
 
         def make() -> Turn:
-            if self.contest == "retrieval_evaluate":
+            if self.whole == "evaluate":
                 return CallTurn(contestant.make(), work.make(requires_grad=False))
             turn = TrainingTurn(contestant.make(), work.make())
             if contestant.compiles:
@@ -183,7 +176,7 @@ class Sweep:
             if self.device == "cpu":
                 floors = self.header.setdefault("memory_floor_mb", {})
                 floors[name] = max(floors.get(name, 0.0), _rounded(peak.floor * MEGABYTES))
-        return self._row(name, DIRECTIONS[self.contest][-1], "memory", work, "MB", figures)
+        return self._row(name, self.whole, "memory", work, "MB", figures)
 
     def _row(
         self, name: str, direction: str, metric: str, work: Workload, unit: str, figures: dict[str, Any]

@@ -17,10 +17,11 @@ NAMES = {
     "compiled": "torch.compile",
     "blocked": "blocked PyTorch",
     "dense": "dense PyTorch",
-    "pml": "PML",
     "faiss-cpu": "faiss-cpu",
+    "pml": "PML",
     "topk": "PyTorch topk",
 }
+BETTER = {"time": "faster", "memory": "smaller in memory"}
 SPREAD = 0.02
 """A rival that is at most this much faster is as fast: two runs of one thing differ by more."""
 RESOLUTION = 1.0
@@ -74,39 +75,53 @@ def defeats(results: Results, metric: str = "time") -> list[Defeat]:
 def tell_defeats(results: Results) -> list[str]:
     """Sentences that say where fastdml loses, worst first, or that it does nowhere."""
     sentences = []
-    for metric, better in (("time", "faster"), ("memory", "smaller in memory")):
-        found = defeats(results, metric)
-        compared = any(
-            ours(results.find(metric, d, s))
-            for d in _directions(results, metric)
-            for s in results.sizes(metric, d)
-        )
-        if not found:
-            if compared:
-                sentences.append(f"At no size measured was any of the others {better}.")
-            continue
-        groups: dict[tuple[str, str, int, str], list[Defeat]] = {}
-        for defeat in found:
-            key = (defeat.rival, defeat.direction, defeat.size.width, defeat.size.dtype)
-            groups.setdefault(key, []).append(defeat)
-        for (rival, direction, width, dtype), group in sorted(
-            groups.items(), key=lambda item: min(d.ratio for d in item[1])
-        ):
-            sizes = ", ".join(f"{defeat.size.samples:,}" for defeat in group)
-            worst = min(defeat.ratio for defeat in group)
-            sentences.append(
-                f"{NAMES.get(rival, rival)} is {better} than fastdml at N = {sizes} "
-                f"({direction}, D = {width}, {dtype}; at most {1 / max(worst, 1e-3):.2g} times)."
-            )
+    for metric, better in BETTER.items():
+        found = tell_defeats_in(results, metric, better)
+        if not found and any_compared(results, metric):
+            found = [nowhere(better)]
+        sentences += found
     return sentences
 
 
+def tell_defeats_in(results: Results, metric: str, better: str, own: str = "fastdml") -> list[str]:
+    """A sentence for each rival, direction, width and dtype that beats ``own``, worst first."""
+    groups: dict[tuple[str, str, int, str], list[Defeat]] = {}
+    for defeat in defeats(results, metric):
+        key = (defeat.rival, defeat.direction, defeat.size.width, defeat.size.dtype)
+        groups.setdefault(key, []).append(defeat)
+    sentences = []
+    for (rival, direction, width, dtype), group in sorted(
+        groups.items(), key=lambda item: min(d.ratio for d in item[1])
+    ):
+        sizes = ", ".join(f"{defeat.size.samples:,}" for defeat in group)
+        worst = min(defeat.ratio for defeat in group)
+        sentences.append(
+            f"{NAMES.get(rival, rival)} is {better} than {own} at N = {sizes} "
+            f"({direction}, D = {width}, {dtype}; at most {1 / max(worst, 1e-3):.2g} times)."
+        )
+    return sentences
+
+
+def any_compared(results: Results, metric: str) -> bool:
+    """Whether fastdml was measured at all."""
+    return any(
+        ours(results.find(metric, direction, size))
+        for direction in _directions(results, metric)
+        for size in results.sizes(metric, direction)
+    )
+
+
+def nowhere(better: str) -> str:
+    """What is said where there is no defeat."""
+    return f"At no size measured was any of the others {better}."
+
+
 def grid(results: Results, metric: str, direction: str, width: int, dtype: str) -> list[list[str]]:
-    """A table: a row for every N, a column for every provider, then the ratio to PML; its head first."""
+    """A table: a row for every N, a column for every provider, the ratio to faiss or PML; its head first."""
     sizes = [size for size in results.sizes(metric, direction) if (size.width, size.dtype) == (width, dtype)]
     found = {size: results.find(metric, direction, size) for size in sizes}
     providers = ordered({name for rows in found.values() for name in rows})
-    base = next((name for name in ("pml", "faiss-cpu") if name in providers), None)
+    base = next((name for name in ("faiss-cpu", "pml") if name in providers), None)
     head = ["N", *(NAMES.get(name, name) for name in providers)]
     if base is not None:
         head.append(f"fastdml against {NAMES[base]}")
@@ -114,7 +129,7 @@ def grid(results: Results, metric: str, direction: str, width: int, dtype: str) 
     for size, rows in found.items():
         cells = [f"{size.samples:,}", *(cell(rows.get(name)) for name in providers)]
         if base is not None:
-            cells.append(_advantage(rows, base))
+            cells.append(advantage(rows, base))
         table.append(cells)
     return table
 
@@ -166,6 +181,15 @@ def short_status(status: str) -> str:
     return "fails"
 
 
+def advantage(rows: Mapping[str, Row], base: str) -> str:
+    """How many times the figure of ``base`` is fastdml's."""
+    own, other = ours(rows), rows.get(base)
+    if own is None or other is None or not own.p50 or other.p50 is None:
+        return ""
+    # A figure that was not taken in turns with the other is no ratio.
+    return times(other.p50 / own.p50) if comparable(own, other) else "other run"
+
+
 def blocks(results: Results, metric: str, direction: str) -> list[tuple[str, int]]:
     """The (dtype, D) for which there is a table, the one to show first first."""
     found = list(dict.fromkeys((size.dtype, size.width) for size in results.sizes(metric, direction)))
@@ -180,17 +204,10 @@ def plain(table: Sequence[Sequence[str]]) -> list[str]:
 
 
 def markdown(table: Sequence[Sequence[str]]) -> list[str]:
-    """The table for GitHub, figures to the right."""
+    """The table for GitHub, figures to the right, names of losses to the left."""
     head, *body = table
-    return [f"| {' | '.join(line)} |" for line in (head, ["---:"] * len(head), *body)]
-
-
-def _advantage(rows: Mapping[str, Row], base: str) -> str:
-    own, other = ours(rows), rows.get(base)
-    if own is None or other is None or not own.p50 or other.p50 is None:
-        return ""
-    # A figure that was not taken in turns with the other is no ratio.
-    return times(other.p50 / own.p50) if comparable(own, other) else "other run"
+    rule = [":---" if title == "loss" else "---:" for title in head]
+    return [f"| {' | '.join(line)} |" for line in (head, rule, *body)]
 
 
 def _directions(results: Results, metric: str) -> list[str]:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
+from bench.contests import CONTESTS
+from bench.loss_peers import LOSSES, MINED
+from bench.loss_tables import by_loss
 from bench.results import Results, Row, Size
 from bench.tables import comparable, ours, times
 
 CPU_SPEEDUPS = {128: 4.0, 256: 4.0, 1024: 16.0, 4096: 32.0, 8192: 45.0}
+SWEPT = ("contrastive", "supcon", "generalised lifted", "circle", "binomial deviance")
+"""Losses that need of the engine what the mined one needs."""
+CUBIC = ("lifted", "nt-xent", "triplets")
+"""Losses of which PML compares every positive with every negative."""
+SHARE_OF_MINED = 1.3
+SOP = Size(60502, 512, "float32")
 MEGABYTE = 1.0
 SLACK = 1.1
 """Growth by a tenth more than N's still counts as linear: the process itself grows a little too."""
@@ -29,17 +38,18 @@ class Target:
 
 
 def check_targets(results: Results) -> list[Target]:
-    """Every target of the device that the file is about."""
-    if results.contest != "pair_multi_similarity" or not results.runs:
-        return []
+    """Every target of the contest and the device that the file is about."""
     kinds = {header["kind"] for header in results.runs.values()}
+    targets = TARGETS.get(results.contest, {})
     return [
-        *(_cpu_targets(results) if "cpu" in kinds else ()),
-        *(_cuda_targets(results) if "cuda" in kinds else ()),
+        target
+        for kind in ("cpu", "cuda")
+        if kind in kinds and kind in targets
+        for target in targets[kind](results)
     ]
 
 
-def _cpu_targets(results: Results) -> Iterator[Target]:
+def _pair_on_cpu(results: Results) -> Iterator[Target]:
     for samples, wanted in CPU_SPEEDUPS.items():
         yield _speedup(results, Size(samples, 128, "float32"), "pml", wanted)
     yield _speedup(results, Size(8192, 128, "float32"), "blocked", 4.5)
@@ -48,7 +58,7 @@ def _cpu_targets(results: Results) -> Iterator[Target]:
     yield _linear(results, Size(16384, 128, "float32"), Size(65536, 128, "float32"))
 
 
-def _cuda_targets(results: Results) -> Iterator[Target]:
+def _pair_on_cuda(results: Results) -> Iterator[Target]:
     largest = Size(65536, 512, "bfloat16")
     for share in (0.4, 0.5):
         yield _share_of_rate(results, "bf16", largest, share, 1e-12, "TFLOP/s")
@@ -63,6 +73,65 @@ def _cuda_targets(results: Results) -> Iterator[Target]:
     yield _milliseconds(results, Size(512, 128, "bfloat16"), 0.150)
 
 
+def _losses_on_cpu(results: Results) -> Iterator[Target]:
+    size, views = Size(4096, 128, "float32"), by_loss(results)
+    for loss in SWEPT:
+        yield _against_mined(views, loss, size)
+    for loss in SWEPT:
+        if LOSSES[loss].in_pml:
+            yield _of_loss(views, loss, lambda view: _speedup(view, size, "pml", 10.0))
+    for loss in CUBIC:
+        yield _of_loss(views, loss, lambda view: _memory(view, Size(8192, 128, "float32"), 100))
+
+
+def _losses_on_cuda(results: Results) -> Iterator[Target]:
+    views = by_loss(results)
+    for size in (Size(4096, 128, "bfloat16"), Size(16384, 512, "bfloat16")):
+        for loss in (*SWEPT, "nt-xent", "margin"):
+            yield _against_mined(views, loss, size)
+
+
+def _sop_on_cpu(results: Results) -> Iterator[Target]:
+    yield _speedup(results, SOP, "faiss-cpu", 1.0)
+    yield _memory(results, SOP, 200)
+
+
+def _sop_on_cuda(results: Results) -> Iterator[Target]:
+    own = ours(results.find("time", _whole(results), SOP))
+    yield _verdict_at_most(f"time at {_shown(SOP)}", own, 200, "ms")
+
+
+TARGETS: Mapping[str, Mapping[str, Callable[[Results], Iterator[Target]]]] = {
+    "pair_multi_similarity": {"cpu": _pair_on_cpu, "cuda": _pair_on_cuda},
+    "pair_losses": {"cpu": _losses_on_cpu, "cuda": _losses_on_cuda},
+    "retrieval_sop": {"cpu": _sop_on_cpu, "cuda": _sop_on_cuda},
+}
+
+
+def _of_loss(views: Mapping[str, Results], loss: str, target: Callable[[Results], Target]) -> Target:
+    """A target of one loss; one without any row was not measured."""
+    found = target(views.get(loss, Results("pair_losses", {}, [])))
+    return replace(found, what=f"{loss}: {found.what}")
+
+
+def _against_mined(views: Mapping[str, Results], loss: str, size: Size) -> Target:
+    """At most SHARE_OF_MINED times as long as Multi-Similarity with mining in the same run."""
+    what, wanted = f"{loss}: time over that of {MINED} at {_shown(size)}", f"at most {SHARE_OF_MINED:g} x"
+    own, mined = (
+        ours(views[name].find("time", "both", size)) if name in views else None for name in (loss, MINED)
+    )
+    if own is None or mined is None or own.p50 is None or not mined.p50:
+        return Target(what, wanted, "", None)
+    if not comparable(own, mined):
+        return Target(what, wanted, "measured in different runs", None)
+    ratio = own.p50 / mined.p50
+    return Target(what, wanted, times(ratio), ratio <= SHARE_OF_MINED)
+
+
+def _whole(results: Results) -> str:
+    return CONTESTS[results.contest].whole
+
+
 def _speedup(results: Results, size: Size | None, rival: str, wanted: float) -> Target:
     what = f"speed against {rival} at {_shown(size)}"
     return _ratio(results, "time", size, rival, what, wanted)
@@ -73,7 +142,7 @@ def _memory_ratio(results: Results, size: Size | None, rival: str, wanted: float
 
 
 def _ratio(results: Results, metric: str, size: Size | None, rival: str, what: str, wanted: float) -> Target:
-    rows = results.find(metric, "both", size) if size else {}
+    rows = results.find(metric, _whole(results), size) if size else {}
     own, other = ours(rows), rows.get(rival)
     target = f"at least {wanted:g} x"
     if own is None or other is None or not own.p50 or other.p50 is None:
@@ -102,16 +171,12 @@ def _share_of_rate(
 
 def _memory(results: Results, size: Size, megabytes: float) -> Target:
     what = f"memory beyond inputs and gradient at {_shown(size)}"
-    return _at_most(results, "memory", size, what, megabytes, "MB")
+    return _verdict_at_most(what, ours(results.find("memory", _whole(results), size)), megabytes, "MB")
 
 
 def _milliseconds(results: Results, size: Size, wanted: float) -> Target:
     own = ours(results.find("time", "graph", size))
     return _verdict_at_most(f"GPU time, as a graph, at {_shown(size)}", own, wanted, "ms")
-
-
-def _at_most(results: Results, metric: str, size: Size, what: str, wanted: float, unit: str) -> Target:
-    return _verdict_at_most(what, ours(results.find(metric, "both", size)), wanted, unit)
 
 
 def _verdict_at_most(what: str, own: Row | None, wanted: float, unit: str) -> Target:

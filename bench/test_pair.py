@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from bench.conftest import chosen_device
+from bench.contests import BOTH_WAYS
 from bench.peers import pair_contestants
 from bench.replay import clock
-from bench.sweep import DIRECTIONS, Sweep
+from bench.sweep import Sweep
 from bench.workload import Workload
 
 DEFAULT = [(1 << power, 128) for power in range(7, 15)] + [(1024, 512), (4096, 512)]
@@ -37,7 +38,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             )
             for work in (Workload(samples, width, device=device) for samples, width in sizes)
             for contestant in pair_contestants(device)
-            for direction in DIRECTIONS["pair"]
+            for direction in BOTH_WAYS
         ],
     )
 

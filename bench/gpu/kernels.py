@@ -17,12 +17,22 @@ from torch import Tensor
 import fastdml
 from bench.machine import ROOT
 from bench.workload import Workload
-from fastdml.functional import multi_similarity
-from fastdml.losses import ContrastiveLoss
+from fastdml.losses import (
+    BinomialDevianceLoss,
+    CircleLoss,
+    ContrastiveLoss,
+    MultiSimilarityLoss,
+    NTXentLoss,
+    PairLoss,
+)
 
 # Widths and dtypes that between them take every path: row owner and blocks, one step of D and several.
 BATCHES = ((200, 40), (130, 128), (70, 300), (70, 520))
 DTYPES = ("float32", "bfloat16", "float16")
+MINED_AND_FAR: tuple[PairLoss, ...] = (MultiSimilarityLoss(epsilon=0.1), ContrastiveLoss())
+"""Terms with a selection, compared by cosine, and others without, by distance."""
+FAMILIES: tuple[PairLoss, ...] = (*MINED_AND_FAR, CircleLoss(), BinomialDevianceLoss(), NTXentLoss())
+"""A loss for each of the five kinds of terms: each compiles every kernel anew."""
 SOURCES = {"triton": ("triton_kernels", r"^def (\w+_kernel)\("), "cuda": ("csrc/cuda", r"\b(\w+_kernel)\(")}
 
 
@@ -31,32 +41,36 @@ def own_kernels(backend: str) -> set[str]:
     folder, pattern = SOURCES[backend]
     found: set[str] = set()
     for path in (ROOT / folder).rglob("*"):
-        if path.suffix in (".py", ".cu", ".cuh"):
+        if path.suffix in (".py", ".cu", ".h"):
             found |= set(re.findall(pattern, path.read_text(), flags=re.MULTILINE))
     return found
 
 
-def run_step(work: Workload, backend: str, candidates: int = 0) -> None:
-    """Forward and backward of one batch, by cosine and by distance, against itself or as many candidates."""
+def run_step(
+    work: Workload, backend: str, candidates: int = 0, losses: Sequence[PairLoss] = MINED_AND_FAR
+) -> None:
+    """Forward and backward of the losses of one batch, against itself or as many candidates."""
     embeddings, labels = work.make()
     refs: tuple[Tensor | None, Tensor | None] = (None, None)
     if candidates:
         refs = Workload(candidates, work.width, work.dtype, work.device).make()
     with fastdml.use_backend(backend):
-        loss = multi_similarity(embeddings, labels, *refs, epsilon=0.1)
-        loss = loss + ContrastiveLoss()(embeddings, labels, ref_emb=refs[0], ref_labels=refs[1])
-        loss.backward()
-    if not bool(loss.detach().isfinite()):
-        raise FloatingPointError(f"the loss of {work} on {backend} is {loss.item()}")
+        for loss in losses:
+            value = loss(embeddings, labels, ref_emb=refs[0], ref_labels=refs[1])
+            value.backward()
+            if not bool(value.detach().isfinite()):
+                name = type(loss).__name__
+                raise FloatingPointError(f"{name} of {work} on {backend} is {value.item()}")
 
 
 def run_small(device: str, backend: str, dtypes: Sequence[str]) -> None:
-    """All small batches."""
+    """All small batches; the first of every dtype with all kinds of terms."""
     for dtype in dtypes:
-        for samples, width in BATCHES:
+        for number, (samples, width) in enumerate(BATCHES):
             work = Workload(samples, width, dtype, device)
-            run_step(work, backend)
-            run_step(work, backend, candidates=150)
+            losses = MINED_AND_FAR if number else FAMILIES
+            run_step(work, backend, losses=losses)
+            run_step(work, backend, candidates=150, losses=losses)
 
 
 def launched_kernels(device: str, backend: str, dtypes: Sequence[str]) -> set[str]:

@@ -15,14 +15,15 @@ from pathlib import Path
 import torch
 
 from bench.ceilings import cpu_ceilings, cuda_ceilings
+from bench.contests import find_contestants, find_wrong
 from bench.gpu.graphs import graph_times
 from bench.interleaved import TINY, Protocol
-from bench.peers import check_agreement, pair_contestants
 from bench.report import summary
 from bench.results import Results, write_whole
 from bench.sweep import Sweep
 from bench.workload import Workload
 
+CONTEST = "pair_multi_similarity"
 SIZES = tuple(1 << power for power in range(6, 21))
 WIDTHS = (512, 128)
 GRAPHED = 8192
@@ -70,19 +71,21 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _make_sweep(options: argparse.Namespace) -> Sweep:
     device = options.device
-    contestants = pair_contestants(device)
-    wrong = {
-        name: f"loss off by {found.loss_error:.1e}, gradient by {found.gradient_error:.1e}"
-        for name, found in check_agreement(contestants, device).items()
-        if not found.agrees
-    }
+    wrong = find_wrong(CONTEST, device)
     for name, why in wrong.items():
         print(f"{name} is not timed: {why}", flush=True)
     ceilings = cuda_ceilings() if device == "cuda" else cpu_ceilings(256)
     # Short rounds: device time is dear, and events are steadier than a host clock.
     protocol = TINY if options.tiny else Protocol(most_rounds=15, seconds=0.3, slow=1.5, turn=0.005)
     sweep = Sweep(
-        "pair_multi_similarity", device, contestants, wrong, ceilings, protocol, options.out, longest=20.0
+        CONTEST,
+        device,
+        find_contestants(CONTEST, device),
+        wrong,
+        ceilings,
+        protocol,
+        options.out,
+        longest=20.0,
     )
     if options.out.exists():
         sweep.take_in(Results.load(options.out, sweep.results.contest))
