@@ -110,7 +110,7 @@ def draw(look: Look, measured: dict[str, tuple[PairWeights, PairWeights]]) -> Fi
     rows = math.ceil(len(measured) / columns)
     figure = Figure(figsize=(11.2, 2.55 * rows + 0.75))
     figure.subplots_adjust(
-        left=0.05, right=0.985, top=1 - 0.95 / (2.55 * rows + 0.75), bottom=0.065, hspace=0.5, wspace=0.1
+        left=0.05, right=0.985, top=1 - 0.95 / (2.55 * rows + 0.75), bottom=0.065, hspace=0.5, wspace=0.16
     )
     for at, (name, (before, after)) in enumerate(measured.items()):
         axes = figure.add_subplot(rows, columns, at + 1)

@@ -15,13 +15,18 @@ from fastdml.rules import PairRule, RowLosses
 class RuleLoss(PairLoss):
     """The losses of a :class:`fastdml.rules.PairRule`, called, mined and reduced like the others.
 
-    A reducer that takes single losses can be given where the rule's losses are of anchors; one that bounds
-    the losses it counts cannot bound those of pairs or triplets.
+    Losses of anchors take every reducer. Those of pairs or triplets are known by their sums alone, so they
+    take no reducer that asks for single ones, and none that counts only losses between bounds.
 
     Args:
-        rule: the rule.
+        rule: the rule. Its terms are given 0 for the number of each anchor.
         options: ``distance``, ``reducer``, ``embedding_regularizer`` and ``embedding_reg_weight`` of
-            :class:`~fastdml.losses.base.PairLoss`. The distance is Euclidean, of unit vectors, by default.
+            :class:`~fastdml.losses.base.PairLoss`. The distance is Euclidean, of unit vectors, by default;
+            the reducer the mean.
+
+    Raises:
+        InputError: ``rule`` is no rule, or an option that cannot be honoured.
+        ValueError: the rule does not take the distance.
     """
 
     def __init__(self, rule: PairRule, **options: Any) -> None:
@@ -29,6 +34,7 @@ class RuleLoss(PairLoss):
         if not isinstance(rule, PairRule):
             raise InputError(f"rule must be a fastdml.rules.PairRule, got {type(rule).__name__}")
         self._rule = rule
+        rule.terms(self.closeness)  # raises where the rule does not take the distance
 
     def rule(self, low: float = -math.inf, high: float = math.inf) -> PairRule:
         return self._rule

@@ -1,6 +1,4 @@
-"""A loss as a rule: what a pair adds to its anchor's sums, and what the sums are worth; no engine in
-sight.
-"""
+"""A loss as a rule: what a pair adds to the sums of its anchor, and what the sums are worth."""
 
 from fastdml.rules.base import (
     Extremes,

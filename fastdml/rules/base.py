@@ -150,8 +150,8 @@ class PairRule(ABC):
         """Why ``backend`` cannot compute this rule, or None where it can."""
         if backend in ("reference", "blocked"):
             return None
-        if not closeness.normalised and closeness.kind != "inner":
-            return "Euclidean distances of rows that are not normalised run in plain PyTorch"
+        if not closeness.normalised and (closeness.kind != "inner" or backend == "triton"):
+            return f"{closeness.kind} closeness of rows that are not normalised has no {backend} kernels"
         terms = self.terms(closeness)
         if backend not in terms.native:
             return f"the terms {terms.name!r} have no {backend} kernels"

@@ -57,16 +57,16 @@ def _batches() -> Iterator[_Batch]:
     )
 
 
-class _Results(NamedTuple):
-    losses: dict[str, RowLosses]
-    numbers: dict[str, Tensor]
-    """Totals, counts and gradients, by what they are called."""
+class _MalformedError(Exception):
+    """What a rule's value returned is no losses of anchors."""
 
 
 def _run(
     rule: PairRule, closeness: Closeness, row: float | None, batch: _Batch, dtype: torch.dtype, device: str
-) -> _Results:
-    """Losses and gradients of a batch, in float64 whatever they were computed in."""
+) -> dict[str, Tensor]:
+    """Totals, counts and gradients of a batch, by what they are called; in float64 whatever they were
+    computed in.
+    """
     leaves = [batch.embeddings.to(device, dtype).requires_grad_()]
     if batch.ref_embeddings is not None:
         leaves.append(batch.ref_embeddings.to(device, dtype).requires_grad_())
@@ -95,11 +95,7 @@ def _run(
     numbers = {f"the total of {name!r}": one.total for name, one in losses.items()}
     numbers |= {f"the count of {name!r}": one.count for name, one in losses.items() if one.count is not None}
     numbers |= dict(zip(names, gradients, strict=True))
-    return _Results(losses, {name: value.detach().cpu().double() for name, value in numbers.items()})
-
-
-class _MalformedError(Exception):
-    """What a rule's value returned is no losses of anchors."""
+    return {name: value.detach().cpu().double() for name, value in numbers.items()}
 
 
 def _malformed(losses: Any, count: int) -> str | None:
@@ -128,25 +124,36 @@ def _malformed(losses: Any, count: int) -> str | None:
     return None
 
 
-def value_problems(rule: PairRule, closeness: Closeness, row: float | None) -> list[str]:
-    """Whether the losses and their gradients are well formed and finite, on the dense reference."""
+class Reference(NamedTuple):
+    """What the dense reference makes of a batch: in float64, which is the truth, and in float32."""
+
+    batch: _Batch
+    truth: dict[str, Tensor]
+    dense: dict[str, Tensor]
+
+
+def references(rule: PairRule, closeness: Closeness, row: float | None) -> tuple[list[Reference], list[str]]:
+    """The reference of every batch, and whether its losses and gradients are well formed and finite."""
+    found = []
     for batch in _batches():
+        numbers = []
         for dtype in (torch.float64, torch.float32):
             try:
                 with use_backend("reference"):
-                    found = _run(rule, closeness, row, batch, dtype, "cpu")
+                    numbers.append(_run(rule, closeness, row, batch, dtype, "cpu"))
             except _MalformedError as problem:
-                return [f"{where(rule.value)} {problem}"]
+                return [], [f"{where(rule.value)} {problem}"]
             except Exception as error:
-                return [f"{where(rule.value)} raised {shown(error)} on the batch {batch.name!r}"]
-            for name, value in found.numbers.items():
+                return [], [f"{where(rule.value)} raised {shown(error)} on the batch {batch.name!r}"]
+            for name, value in numbers[-1].items():
                 if not value.isfinite().all():
                     bad = value[~value.isfinite()].flatten()[0].item()
-                    return [
+                    return [], [
                         f"{where(rule.value)} must be finite with its gradient, "
                         f"got {bad} in {name} on the batch {batch.name!r}, {dtype}"
                     ]
-    return []
+        found.append(Reference(batch, *numbers))
+    return found, []
 
 
 def reason_to_skip(rule: PairRule, closeness: Closeness, backend: str) -> str | None:
@@ -155,7 +162,7 @@ def reason_to_skip(rule: PairRule, closeness: Closeness, backend: str) -> str | 
 
 
 def backend_problems(
-    rule: PairRule, closeness: Closeness, row: float | None, backend: str
+    rule: PairRule, closeness: Closeness, row: float | None, backend: str, known: list[Reference]
 ) -> tuple[str, list[str]]:
     """How near to the limit the errors of a backend come, and which go beyond.
 
@@ -163,17 +170,14 @@ def backend_problems(
     scale for where that happens to be exact.
     """
     device = "cuda" if backend == "cuda" or (backend == "triton" and not interpreted()) else "cpu"
-    problems, nearest = [], 0.0
-    for batch in _batches():
+    problems: list[str] = []
+    nearest = 0.0
+    for batch, truth, dense in known:
         try:
-            with use_backend("reference"):
-                truth = _run(rule, closeness, row, batch, torch.float64, device).numbers
-                dense = _run(rule, closeness, row, batch, torch.float32, device).numbers
             with use_backend(backend):
-                found = _run(rule, closeness, row, batch, torch.float32, device).numbers
+                found = _run(rule, closeness, row, batch, torch.float32, device)
         except Exception as error:
-            problems.append(f"on the batch {batch.name!r} raised {shown(error)}")
-            continue
+            return "", [*problems, f"on the batch {batch.name!r} raised {shown(error)}"]
         for name, value in truth.items():
             scale = value.abs().max().item()
             allowed = 2 * (dense[name] - value).abs().max().item() + 1e-6 * scale + 1e-13

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,27 +17,38 @@ WIDEST = 4.0
 """Where a closeness has no bounds, what lies within these is tried."""
 
 
-def where(function: Callable[..., Any]) -> str:
-    """The name of a function, its file and line."""
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    name = getattr(function, "__name__", str(function))
-    return name if code is None else f"{name} ({Path(code.co_filename).name}, line {code.co_firstlineno})"
+def where(named: Any) -> str:
+    """The name of a function or class, its file and line."""
+    named = inspect.unwrap(getattr(named, "__func__", named))
+    name = getattr(named, "__qualname__", str(named)).rpartition("<locals>.")[2]
+    code = getattr(named, "__code__", None)
+    if code is not None:
+        return f"{name} ({Path(code.co_filename).name}, line {code.co_firstlineno})"
+    try:
+        return f"{name} ({Path(inspect.getfile(named)).name}, line {inspect.getsourcelines(named)[1]})"
+    except (OSError, TypeError):  # a class that was not read from a file
+        return name
 
 
 def registration_problems(terms: PairTerms) -> list[str]:
     """Whether the operators can make the terms again from their name and constants."""
-    kind = type(terms).__name__
-    known = PAIR_TERMS.get(getattr(terms, "name", ""))
-    if known is not type(terms):
-        named = getattr(terms, "name", None)
-        held = "no terms" if known is None else f"{known.__module__}.{known.__qualname__}"
-        return [f"{kind} must be registered by @fastdml.rules.register; its name {named!r} is that of {held}"]
+    kind, name = type(terms), getattr(terms, "name", None)
+    known = PAIR_TERMS.get(str(name))
+    if known is not kind:
+        held = "no terms" if known is None else where(known)
+        return [f"{where(kind)} must be registered by @fastdml.rules.register; {name!r} names {held}"]
     try:
-        again = type(terms).from_constants(terms.constants())
+        constants = terms.constants()
     except Exception as error:
-        return [f"{where(terms.from_constants)} raised {shown(error)} on constants() = {terms.constants()}"]
+        return [f"{where(terms.constants)} raised {shown(error)}; terms must be a frozen dataclass of floats"]
+    try:
+        again = kind.from_constants(constants)
+    except Exception as error:
+        return [f"{where(kind.from_constants)} raised {shown(error)} on the constants {constants}"]
     if again != terms:
-        return [f"from_constants(constants()) must give the terms again, got {again} from {terms}"]
+        return [
+            f"{where(kind)} must be the same again by from_constants(constants()), got {again} of {terms}"
+        ]
     return []
 
 
@@ -77,13 +87,46 @@ class _Called(NamedTuple):
 
 
 def function_problems(terms: PairTerms, closeness: Closeness, row: float) -> list[str]:
-    """Whether every function returns finite numbers in the shape and dtype of what it is given."""
+    """Whether every function returns finite numbers in the shape and dtype of what it is given, and judges
+    each pair by itself.
+    """
     for dtype in (torch.float64, torch.float32):
         problems: list[str] = []
-        _call(terms, _Sample.of(closeness, row, dtype), problems)
+        sample = _Sample.of(closeness, row, dtype)
+        called = _call(terms, sample, problems)
+        if called is None:
+            return problems
+        negative, positive = (sample.negative, called.negative_row), (sample.positive, called.positive_row)
+        found = [
+            _together_problem(terms.negative_terms, *negative, called.negative),
+            _together_problem(terms.negative_weight, *negative, (called.negative_weight,)),
+            _together_problem(terms.positive_terms, *positive, called.positive),
+            _together_problem(terms.positive_weights, *positive, called.positive_weights),
+        ]
+        problems = [problem for problem in found if problem is not None]
         if problems:
             return problems
     return []
+
+
+def _together_problem(function: Any, c: Tensor, row: Tensor, together: tuple[Tensor, ...]) -> str | None:
+    """Why a function does not judge each pair by itself: a list of some must give what their matrix gave."""
+    some = torch.arange(0, c.numel(), 3)
+    listed = c.flatten()[some], row[:, None].expand_as(c).flatten()[some]
+    try:
+        found = function(*listed)
+    except Exception as error:
+        return f"{where(function)} raised {shown(error)} on a list of pairs, of shape {list(some.shape)}"
+    problem = _malformed(found, listed[0], len(together))
+    if problem is not None:
+        return f"{where(function)} {problem}"
+    for alone, matrix in zip((found,) if len(together) == 1 else found, together, strict=True):
+        allowed = 100 * torch.finfo(c.dtype).eps * matrix.abs().max()
+        if (alone - matrix.flatten()[some]).abs().max() > allowed:
+            return (
+                f"{where(function)} must judge each pair by itself, got numbers that change with other pairs"
+            )
+    return None
 
 
 def weight_problems(terms: PairTerms, closeness: Closeness, row: float) -> list[str]:
@@ -92,35 +135,50 @@ def weight_problems(terms: PairTerms, closeness: Closeness, row: float) -> list[
     sample = sample._replace(
         positive=sample.positive.requires_grad_(), negative=sample.negative.requires_grad_()
     )
-    called = _call(terms, sample, [])
-    assert called is not None
-    pairs = [
-        ("negative_weight", "the first of negative_terms", sample.negative, called.negative[0],
-         called.negative_weight, called.negative_row),
-        ("positive_weights", "the first of positive_terms", sample.positive, called.positive[0],
-         called.positive_weights[0], called.positive_row),
-        ("positive_weights", "the second of positive_terms", sample.positive, called.positive[1],
-         called.positive_weights[1], called.positive_row),
+    problems: list[str] = []
+    called = _call(terms, sample, problems)
+    if called is None:
+        return problems
+    negative, positive = (sample.negative, called.negative_row), (sample.positive, called.positive_row)
+    found = [
+        _derivative_problem(terms.negative_weight, called.negative_weight,
+                            terms.negative_terms, called.negative[0], "first", *negative),
+        _derivative_problem(terms.positive_weights, called.positive_weights[0],
+                            terms.positive_terms, called.positive[0], "first", *positive),
+        _derivative_problem(terms.positive_weights, called.positive_weights[1],
+                            terms.positive_terms, called.positive[1], "second", *positive),
     ]  # fmt: skip
-    problems = []
-    for name, of, c, term, weight, rows in pairs:
-        truth = torch.zeros_like(c)
-        if term.requires_grad:
-            truth = torch.autograd.grad(term.sum(), c, retain_graph=True, allow_unused=True)[0]
-            truth = torch.zeros_like(c) if truth is None else truth
-        # at the bounds themselves a hinge may have its kink
-        error = (weight.detach() - truth).abs()[:, 1:-1]
-        size = truth.abs()[:, 1:-1]
-        excess = error - (1e-6 * size + 1e-9 * size.max())
-        if excess.max() > 0:
-            anchor, pair = divmod(int(excess.argmax()), excess.shape[1])
-            at = anchor, pair + 1
-            problems.append(
-                f"{where(getattr(terms, name))} must be the derivative of {of}: at closeness "
-                f"{c[at].item():.6g} and row {rows[anchor].item():.6g} that is {truth[at].item():.6g}, "
-                f"got {weight[at].item():.6g}"
-            )
-    return problems
+    return [problem for problem in found if problem is not None]
+
+
+def _derivative_problem(
+    weighs: Any, weight: Tensor, sums: Any, term: Tensor, which: str, c: Tensor, row: Tensor
+) -> str | None:
+    """Why a weight is not the derivative of a term, None where it is."""
+    truth = None
+    if term.requires_grad:
+        truth = torch.autograd.grad(term.sum(), c, retain_graph=True, allow_unused=True)[0]
+    truth = torch.zeros_like(c) if truth is None else truth
+
+    def at(number: Tensor) -> tuple[int, int, str]:
+        anchor, pair = divmod(int(number.int().argmax()), number.shape[1])
+        return anchor, pair, f"at closeness {c[anchor, pair].item():.6g} and row {row[anchor].item():.6g}"
+
+    if not truth.isfinite().all():
+        anchor, pair, place = at(~truth.isfinite())
+        return (
+            f"{where(sums)} must have a finite derivative in its {which} term, "
+            f"got {truth[anchor, pair].item()} {place}"
+        )
+    off = (weight.detach() - truth).abs() > 1e-6 * truth.abs() + 1e-9 * truth.abs().max()
+    off[:, [0, -1]] = False  # at the bounds themselves a hinge may have its kink
+    if not off.any():
+        return None
+    anchor, pair, place = at(off)
+    return (
+        f"{where(weighs)} must be the derivative of the {which} of {sums.__name__}: {place} that is "
+        f"{truth[anchor, pair].item():.6g}, got {weight[anchor, pair].item():.6g}"
+    )
 
 
 def _call(terms: PairTerms, sample: _Sample, problems: list[str]) -> _Called | None:
