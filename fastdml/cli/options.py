@@ -18,7 +18,8 @@ Seconds = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
 Backend = Annotated[
-    str | None, typer.Option(help="triton, cuda, cpu or reference; by default the best that can run.")
+    str | None,
+    typer.Option(help="triton, cuda, cpu, blocked or reference; by default the best that can run."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<n>.")]
 Out = Annotated[

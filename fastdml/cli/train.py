@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from fastdml.cli import options
 from fastdml.cli.running import run_and_show
-from fastdml.training.catalogue import DATASETS, LOSSES
+from fastdml.training.catalogue import DATASETS, LOSSES, DatasetEntry, LossEntry
 from fastdml.training.config import TrainConfig
 from fastdml.training.run import RunDirectory
 
 
+def _loss(name: str) -> str:
+    return _list(LOSSES) if name == "help" else name
+
+
+def _data(name: str) -> str:
+    return _list(DATASETS) if name == "help" else name
+
+
+def _list(table: Mapping[str, DatasetEntry | LossEntry]) -> NoReturn:
+    width = max(map(len, table))
+    for known, entry in table.items():
+        typer.echo(f"{known:<{width}}  {entry.about}")
+    raise typer.Exit
+
+
 def train(
-    data: Annotated[str, typer.Option(help=f"Data set: {', '.join(DATASETS)}.")] = TrainConfig.data,
-    loss: Annotated[str, typer.Option(help=f"Loss: {', '.join(LOSSES)}.")] = TrainConfig.loss,
+    data: Annotated[
+        str, typer.Option(help="Data set; `help` lists them.", callback=_data)
+    ] = TrainConfig.data,
+    loss: Annotated[str, typer.Option(help="Loss; `help` lists them.", callback=_loss)] = TrainConfig.loss,
     steps: options.Steps = TrainConfig.steps,
     seconds: options.Seconds = TrainConfig.seconds,
     batch: Annotated[int, typer.Option(help="Images a step.")] = TrainConfig.batch,

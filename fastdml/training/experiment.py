@@ -181,12 +181,12 @@ def _train_and_evaluate(
     try:
         outcome = fit(model, loss, train, config, run, display, stop, evaluate_now, each)
     except NonFiniteLossError as error:
-        _save(run, model, config, "non-finite loss")
+        _save(run, model, loss, config, "non-finite loss")
         run.write_json("metrics.json", {"status": "non-finite loss", "message": str(error)})
         raise
     finally:
         display.close()
-    _save(run, model, config, outcome.stopped_by)
+    _save(run, model, loss, config, outcome.stopped_by)
     display.on_phase("Retrieving with the trained network")
     ended = time.perf_counter()
     final = retrieve(embed(model, test, device), test)
@@ -215,7 +215,7 @@ def _train_and_evaluate(
     )
 
 
-def _save(run: RunDirectory, model: nn.Module, config: TrainConfig, stopped_by: str) -> None:
+def _save(run: RunDirectory, model: nn.Module, loss: nn.Module, config: TrainConfig, stopped_by: str) -> None:
     save_weights(
         run.weights,
         model,
@@ -226,6 +226,8 @@ def _save(run: RunDirectory, model: nn.Module, config: TrainConfig, stopped_by: 
             "stopped_by": stopped_by,
         },
     )
+    if next(loss.parameters(), None) is not None:
+        save_weights(run.loss, loss, {"loss": config.loss, "stopped_by": stopped_by})
 
 
 def _measure_fusion(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import fastdml
 from fastdml import resident_memory
+from fastdml.errors import BackendError
 from fastdml.training import fusion_memory
 from fastdml.training.catalogue import find_loss
 
@@ -64,7 +65,8 @@ def measure(
 
     Args:
         loss_name: a name of the loss catalogue.
-        backend: the backend that the run used, compared with "reference".
+        backend: the backend that the run used, compared with "reference"; "blocked" takes its place where it
+            has no kernels for this loss.
         go_on: asked between sizes; False ends the measurement with what there is.
     """
     started = time.perf_counter()
@@ -72,6 +74,7 @@ def measure(
         how = "The run used the dense reference itself, so there is nothing to compare it with."
         return FusionPanel([], backend, dim, samples_per_class, how, 0.0)
     loss = find_loss(loss_name).make().to(device)
+    backend = _that_runs(loss, backend, make_batch(2 * samples_per_class, samples_per_class, dim, device))
     timed: list[tuple[int, float, float, int]] = []
     for position, size in enumerate(sizes):
         if not go_on():
@@ -120,6 +123,15 @@ def make_batch(
     centres = torch.randn(int(labels[-1]) + 1, dim, generator=generator)
     points = centres[labels] + torch.randn(size, dim, generator=generator)
     return points.to(device).requires_grad_(), labels.to(device)
+
+
+def _that_runs(loss: nn.Module, backend: str, batch: tuple[Tensor, Tensor]) -> str:
+    try:
+        with fastdml.use_backend(backend):
+            loss(*batch)
+    except BackendError:
+        return "blocked"
+    return backend
 
 
 def _interleaved(

@@ -78,7 +78,7 @@ def fit(
     evaluate_now: Callable[[int], None],
     evaluation_seconds: float = 0.0,
 ) -> FitOutcome:
-    """Train ``model`` in place with AdamW.
+    """Train ``model`` in place with AdamW, and with it what the loss learns.
 
     Args:
         split: the training images and labels; batches move to the model's device.
@@ -91,7 +91,8 @@ def fit(
     Raises:
         NonFiniteLossError: after the batch was saved.
     """
-    optimiser = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.learning_rate)
+    trained = nn.ModuleList([model, loss])
+    optimiser = torch.optim.AdamW(parameter_groups(trained, config.weight_decay), lr=config.learning_rate)
     sampler = ClassBalancedBatchSampler(
         split.labels,
         classes_per_batch=config.classes_per_batch,
@@ -187,6 +188,7 @@ def _step(
     """One update; returns (loss, gradient norm, seconds in the loss, forward and backward)."""
     for group in optimiser.param_groups:
         group["lr"] = rate
+    optimiser.zero_grad(set_to_none=True)
     embeddings = model(batch.images)
     # The loss gets embeddings cut from the network's graph: its gradient is then a plain tensor that can be
     # timed and looked at by itself before it goes on into the network.
@@ -198,10 +200,10 @@ def _step(
     _wait_for(cut)
     loss_seconds = time.perf_counter() - begun
     gradient = cut.grad if cut.grad is not None else torch.zeros_like(cut)
-    if not (bool(torch.isfinite(value)) and bool(torch.isfinite(gradient).all())):
+    learnt = [parameter.grad for parameter in loss.parameters() if parameter.grad is not None]
+    if not all(bool(torch.isfinite(found).all()) for found in (value, gradient, *learnt)):
         raise _non_finite(batch, embeddings, value, step, run)
 
-    optimiser.zero_grad(set_to_none=True)
     embeddings.backward(gradient)
     norm = global_gradient_norm(model)
     optimiser.step()

@@ -17,6 +17,7 @@ _OWN_FILES = (
     "evaluations.jsonl",
     "metrics.json",
     "weights.safetensors",
+    "loss.safetensors",
     "report.html",
 )
 _FAILED_BATCH = "failed_batch.safetensors"
@@ -30,6 +31,7 @@ class RunDirectory:
     - evaluations.jsonl: one line each time Recall@K was measured during training.
     - metrics.json: the results.
     - weights.safetensors: the network.
+    - loss.safetensors: what the loss learnt, only where it has parameters.
     - report.html: all of it for a person.
     - failed_batch.safetensors: only where a non-finite loss stopped the run.
     """
@@ -68,6 +70,11 @@ class RunDirectory:
     def weights(self) -> Path:
         """Path of the weights."""
         return self.path / "weights.safetensors"
+
+    @property
+    def loss(self) -> Path:
+        """Path of what the loss learnt."""
+        return self.path / "loss.safetensors"
 
     @property
     def report(self) -> Path:

@@ -14,6 +14,7 @@ import torch
 import fastdml
 from fastdml import cli
 from fastdml.cli.running import desktop_is_there
+from fastdml.training.catalogue import DATASETS, LOSSES
 from fastdml.training.run import read_lines
 
 
@@ -96,7 +97,7 @@ def test_train_passes_every_setting_on(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train", "--loss", "tripplet"], "error: loss must be one of multi-similarity, got 'tripplet'"),
+        (["train", "--loss", "tripplet"], "triplet-semihard, got 'tripplet'"),
         (["train", "--data", "mnist"], "error: data must be one of glyphs, got 'mnist'"),
         (["train", "--batch", "13"], "error: batch must be a multiple of samples_per_class (8)"),
         (["train", "--batch", "4096"], "error: batch needs 512 classes, but glyphs has only 200"),
@@ -130,6 +131,14 @@ def test_help_and_version(capsys):
     assert all(name in output for name in ("demo", "train", "doctor"))
     code, output, _ = call(capsys, "--version")
     assert (code, output.strip()) == (0, f"fastdml {fastdml.__version__}")
+
+
+@pytest.mark.parametrize(("option", "table"), [("--loss", LOSSES), ("--data", DATASETS)])
+def test_the_choices_are_listed_with_a_line_each(capsys, option, table):
+    code, output, _ = call(capsys, "train", option, "help")
+    assert code == 0
+    listed = dict(line.split(maxsplit=1) for line in output.splitlines())
+    assert listed == {name: entry.about for name, entry in table.items()}
 
 
 def test_doctor_runs(capsys):

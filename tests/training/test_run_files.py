@@ -109,7 +109,7 @@ def test_out_that_is_a_file(tmp_path):
     ("change", "message"),
     [
         ({"data": "mnist"}, "data must be one of glyphs, tiny, got 'mnist'"),
-        ({"loss": "tripplet"}, "loss must be one of multi-similarity, got 'tripplet'"),
+        ({"loss": "tripplet"}, "loss must be one of binomial-deviance, .*triplet-semihard, got 'tripplet'"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"batch": 15}, r"batch must be a multiple of samples_per_class \(4\)"),
         ({"batch": 4}, "at least two classes, got 4"),
@@ -120,7 +120,10 @@ def test_out_that_is_a_file(tmp_path):
         ({"weight_decay": -1.0}, "weight_decay must be at least 0"),
         ({"seed": -1}, "seed must be at least 0"),
         ({"device": "tpu"}, "device must be auto, cpu, cuda or cuda:<n>, got 'tpu'"),
-        ({"backend": "fortran"}, "backend must be one of triton, cuda, cpu, reference, got 'fortran'"),
+        (
+            {"backend": "fortran"},
+            "backend must be one of triton, cuda, cpu, blocked, reference, got 'fortran'",
+        ),
         ({"batch": 64}, "batch needs 16 classes, but tiny has only 8"),
         ({"samples_per_class": 8}, "samples_per_class must be at most 6"),
     ],
