@@ -42,13 +42,14 @@ def load() -> None:
     global _library
     if _library is not None:
         return
-    kernels = importlib.import_module("fastdml.triton_kernels.pair")
     # cpu tensors reach the operators only when they were asked for, and run under the interpreter alone
     library = torch.library.Library("fastdml", "IMPL")
-    for direction in ("forward", "backward"):
-        run = _on_device_of_first(getattr(kernels, f"pair_{direction}"))
-        for key in ("CUDA", "CPU"):
-            library.impl(f"pair_{direction}_triton", run, key)
+    for module, name in (("pair", "pair"), ("thresholds", "threshold")):
+        kernels = importlib.import_module(f"fastdml.triton_kernels.{module}")
+        for direction in ("forward", "backward"):
+            run = _on_device_of_first(getattr(kernels, f"{name}_{direction}"))
+            for key in ("CUDA", "CPU"):
+                library.impl(f"{name}_{direction}_triton", run, key)
     _library = library
 
 

@@ -24,7 +24,7 @@ _SIDES = (
 )
 FORWARD_SCHEMA = f"({_SIDES}) -> (Tensor counts, Tensor sums)"
 BACKWARD_SCHEMA = f"(Tensor grad_sums, {_SIDES}, bool need_rows, bool need_refs) -> (Tensor, Tensor)"
-BACKENDS = ("cpu", "blocked")
+BACKENDS = ("triton", "cuda", "cpu", "blocked")
 
 library = torch.library.Library("fastdml", "FRAGMENT")
 for _backend in BACKENDS:

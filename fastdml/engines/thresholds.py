@@ -70,7 +70,7 @@ def sums_beyond(sides: Sides, thresholds: Tensor, offsets: Tensor) -> tuple[Tens
     thresholds = thresholds.nan_to_num(math.inf, math.inf, -math.inf)
     backend = "blocked"
     if sides.rows.numel() and len(sides.others[0]):
-        backend = select(sides.rows.device.type, sides.rows.dtype, unsupported).name
+        backend = select(sides.rows.device.type, sides.rows.dtype).name
     if backend == "reference":
         return _dense_sums(sides, thresholds, offsets)
     counts, sums = _ThresholdSums.apply(
@@ -79,13 +79,6 @@ def sums_beyond(sides: Sides, thresholds: Tensor, offsets: Tensor) -> tuple[Tens
         offsets, sides.closeness, backend,
     )  # fmt: skip
     return counts, sums
-
-
-def unsupported(backend: str) -> str | None:
-    """Why a backend has no threshold statistics, None where it has."""
-    if backend in ("cpu", "blocked", "reference"):
-        return None
-    return f"threshold statistics have no {backend} kernels"
 
 
 def _dense_sums(sides: Sides, thresholds: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:

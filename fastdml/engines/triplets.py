@@ -19,7 +19,7 @@ from fastdml.engines.pair import pair_statistics
 from fastdml.engines.positives import positive_pairs
 from fastdml.engines.sides import Sides, compared_sides
 from fastdml.engines.streamed_triplets import TripletTerms, listed_triplets, streamed_triplets
-from fastdml.engines.thresholds import sums_beyond, unsupported
+from fastdml.engines.thresholds import sums_beyond
 from fastdml.errors import InputError
 from fastdml.rules import EVERYTHING, Closeness, Contrastive, RowLosses, Selection
 
@@ -154,7 +154,7 @@ def list_triplets(
 def _unsupported(backend: str, one_by_one: bool) -> str | None:
     if one_by_one and backend not in ("blocked", "reference"):
         return "triplet losses that are smooth or swap run in plain PyTorch"
-    return unsupported(backend)
+    return None
 
 
 def _positives(sides: Sides) -> _Positives:

@@ -45,7 +45,10 @@ class Batch(NamedTuple):
 
 
 class SingleLosses(NamedTuple):
-    """Losses of one kind, each by itself: of anchors, pairs or triplets, with the indices of each."""
+    """Losses of one kind, each by itself: of anchors, pairs or triplets, with the indices of each.
+
+    Or "already_reduced": one number without indices, which no reducer changes.
+    """
 
     losses: Tensor
     indices: tuple[Tensor, ...]
@@ -54,6 +57,8 @@ class SingleLosses(NamedTuple):
 
     def by_anchor(self, count: int, low: float, high: float) -> RowLosses:
         """Sums and counts of those strictly between the bounds."""
+        if not self.indices:
+            return RowLosses(self.losses, kind="already_reduced")
         counts = ((self.losses > low) & (self.losses < high)) | self.losses.isnan()
         kept = torch.where(counts, self.losses, torch.zeros_like(self.losses))
         zeros = kept.new_zeros(count)
@@ -63,7 +68,7 @@ class SingleLosses(NamedTuple):
 
     def described(self) -> dict[str, Any]:
         """As pytorch-metric-learning hands it to a reducer."""
-        indices = self.indices[0] if self.kind == "element" else self.indices
+        indices = None if not self.indices else self.indices[0] if self.kind == "element" else self.indices
         found = {"losses": self.losses, "indices": indices, "reduction_type": self.kind}
         return found if self.divisor is None else {**found, "divisor": self.divisor}
 
@@ -196,10 +201,12 @@ class PairLoss(nn.Module):
             )
             return sum(parts)
         losses = self._losses(batch, pairs)
+        reduced = {name: one.total.sum() for name, one in losses.items() if one.kind == "already_reduced"}
+        by_anchor = {name: one for name, one in losses.items() if name not in reduced}
         if self.returns_rows:
-            return sum(one.total for one in losses.values() if one.count is not None or one.kind == "element")
-        # the empty sum of the embeddings keeps a loss of no pairs differentiable
-        return sum(reducer.of(name).reduce(one, batch.labels) for name, one in losses.items())
+            return sum(one.total for one in by_anchor.values())
+        parts = (reducer.of(name).reduce(one, batch.labels) for name, one in by_anchor.items())
+        return sum(parts) + sum(reduced.values())
 
     def _losses(self, batch: Batch, pairs: Any) -> dict[str, RowLosses]:
         bounds = self._bounds()

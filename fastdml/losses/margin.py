@@ -105,9 +105,8 @@ class MarginLoss(PairLoss):
         beta = self.row(batch) * self.closeness.sign
         divisor = found["margin_loss"].divisor
         if len(self.beta) == 1:
-            # one number, which no reducer changes
             some = (numbers.sum() > 0).to(beta.dtype)
-            regularisation = RowLosses(self.beta * self.nu * some, None, "element", torch.ones_like(some))
+            regularisation = RowLosses(self.beta * self.nu * some, kind="already_reduced")
         else:
             regularisation = RowLosses(beta * self.nu * numbers, numbers, "triplet", divisor)
         return {**found, "beta_reg_loss": regularisation}
@@ -137,4 +136,12 @@ class MarginLoss(PairLoss):
         triplets = self._listed_triplets(batch, pairs)
         if triplets is None:
             triplets = self.listed(batch, pairs).triplets()
-        return {"margin_loss": self._of_triplets(batch, triplets)}
+        found = {"margin_loss": self._of_triplets(batch, triplets)}
+        if not self.learn_beta or not self.nu or not len(triplets.anchors):
+            return found
+        if len(self.beta) == 1:
+            found["beta_reg_loss"] = SingleLosses(self.beta * self.nu, (), "already_reduced")
+        else:
+            beta, divisor = self.beta[batch.labels[triplets.anchors]], found["margin_loss"].divisor
+            found["beta_reg_loss"] = SingleLosses(beta * self.nu, (triplets.anchors,), "element", divisor)
+        return found

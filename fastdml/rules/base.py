@@ -16,7 +16,7 @@ from fastdml.rules.closeness import Closeness
 if TYPE_CHECKING:
     from fastdml.triton_kernels.rules import PairTermsKernels
 
-Reduced = Literal["element", "pos_pair", "neg_pair", "triplet"]
+Reduced = Literal["element", "pos_pair", "neg_pair", "triplet", "already_reduced"]
 
 
 class PairStatistics(NamedTuple):
@@ -60,7 +60,7 @@ class RowLosses:
 
     For kind "element" an anchor has one loss, ``total``, and ``count`` is None. For pairs and triplets
     ``total`` [N] sums the losses of an anchor that the reducer counts, ``count`` [N] tells how many those
-    are.
+    are. Kind "already_reduced" is one number, which no reducer changes.
     """
 
     total: Tensor

@@ -255,6 +255,45 @@ def test_the_gradient_of_a_learnt_boundary(classes: int | None) -> None:
     torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.parametrize("classes", [None, 12])
+@pytest.mark.parametrize("name", ["threshold", "several", "theirs", "nothing"])
+def test_every_reducer_keeps_the_regularisation_of_a_boundary(name: str, classes: int | None) -> None:
+    batch, several = make_batch("random"), ("margin_loss", "beta_reg_loss")
+    made: dict[str, tuple[Any, Any]] = {
+        "threshold": (reducers.ThresholdReducer(low=0.05), pml_reducers.ThresholdReducer(low=0.05)),
+        "several": (
+            reducers.MultipleReducers(
+                dict(zip(several, [reducers.ThresholdReducer(low=0.05), reducers.SumReducer()], strict=True))
+            ),
+            pml_reducers.MultipleReducers(
+                dict(
+                    zip(
+                        several,
+                        [pml_reducers.ThresholdReducer(low=0.05), pml_reducers.SumReducer()],
+                        strict=True,
+                    )
+                )
+            ),
+        ),
+        "theirs": (pml_reducers.DivisorReducer(), pml_reducers.DivisorReducer()),
+        "nothing": (reducers.DoNothingReducer(), pml_reducers.DoNothingReducer()),
+    }
+    settings = {"learn_beta": True, "nu": 0.05, "beta": 0.8, "num_classes": classes}
+    ours, theirs = made[name]
+    module = losses.MarginLoss(**settings, reducer=ours).double()
+    expected = pml_losses.MarginLoss(**settings, reducer=theirs).double()
+    found, wanted = module(*batch[:2]), expected(*batch[:2])
+    if name == "nothing":
+        for kind, described in wanted.items():
+            assert found[kind]["reduction_type"] == described["reduction_type"]
+            torch.testing.assert_close(found[kind]["losses"], described["losses"].reshape(-1))
+        return
+    torch.testing.assert_close(found.squeeze(), wanted.squeeze())
+    found.sum().backward()
+    wanted.sum().backward()
+    torch.testing.assert_close(module.beta.grad, expected.beta.grad)
+
+
 @pytest.mark.parametrize("loss", ["contrastive", "nt-xent", "supcon", "triplet", "n-pairs"])
 def test_do_nothing_gives_every_single_loss(loss: str) -> None:
     ours, theirs, arguments, _ = LOSSES[loss]
