@@ -24,6 +24,13 @@ from fastdml.triton_kernels.pair_backward import pair_row_gradients_kernel
 from fastdml.triton_kernels.pair_block import pair_weights_kernel
 from fastdml.triton_kernels.pair_call import PairCall
 from fastdml.triton_kernels.pair_forward import pair_negatives_kernel, pair_positives_kernel
+from fastdml.triton_kernels.thresholds import (
+    COLUMNS,
+    GROUP,
+    WARPS,
+    threshold_sums_kernel,
+    threshold_weights_kernel,
+)
 from fastdml.triton_kernels.units import row_gradients_kernel, squared_lengths_kernel, unit_rows_kernel
 
 TARGETS = {
@@ -156,6 +163,20 @@ def pair_variants(
             call.weights() | {"SELF": own, "LD": 4096} | product(tile, "BK"),
             tile.options(),
         )
+
+
+def threshold_variants(closeness: Closeness) -> Iterator[Variant]:
+    """The kernels of the threshold statistics, for anchors that are candidates too."""
+    squares = {"p_square": "*fp32", "p_ref_square": "*fp32"}
+    given = squares | {
+        "p_s": "*fp32", "p_label": "*i64", "p_ref_label": "*i64", "p_own": "*i64", "p_threshold": "*fp32",
+        "p_offset": "*i64", "first": "i32", "n_columns": "i32",
+    }  # fmt: skip
+    constants, options = {"KIND": closeness.code % 4, "BN": COLUMNS}, {"num_warps": WARPS}
+    sums = {"p_count": "*fp64", "p_sum": "*fp64"}
+    yield Variant("threshold_sums", threshold_sums_kernel, given | sums, constants | {"BK": GROUP}, options)
+    grad = {"p_grad": "*fp32"}
+    yield Variant("threshold_weights", threshold_weights_kernel, given | grad, constants, options)
 
 
 def compile_variant(variant: Variant, arch: str) -> Resources:

@@ -24,6 +24,7 @@ from fastdml.losses import (
     MultiSimilarityLoss,
     NTXentLoss,
     PairLoss,
+    TripletMarginLoss,
 )
 
 # Widths and dtypes that between them take every path: row owner and blocks, one step of D and several.
@@ -31,8 +32,10 @@ BATCHES = ((200, 40), (130, 128), (70, 300), (70, 520))
 DTYPES = ("float32", "bfloat16", "float16")
 MINED_AND_FAR: tuple[PairLoss, ...] = (MultiSimilarityLoss(epsilon=0.1), ContrastiveLoss())
 """Terms with a selection, compared by cosine, and others without, by distance."""
-FAMILIES: tuple[PairLoss, ...] = (*MINED_AND_FAR, CircleLoss(), BinomialDevianceLoss(), NTXentLoss())
-"""A loss for each of the five kinds of terms: each compiles every kernel anew."""
+FAMILIES: tuple[PairLoss, ...] = (
+    *MINED_AND_FAR, CircleLoss(), BinomialDevianceLoss(), NTXentLoss(), TripletMarginLoss(),
+)  # fmt: skip
+"""A loss for each of the five kinds of terms, each of which compiles every kernel anew, and triplets."""
 SOURCES = {"triton": ("triton_kernels", r"^def (\w+_kernel)\("), "cuda": ("csrc/cuda", r"\b(\w+_kernel)\(")}
 
 

@@ -12,7 +12,9 @@ pytest.importorskip("triton")
 FOLDER = Path(__file__).parent
 
 
-@pytest.mark.parametrize("name", ["test_pair_interpreted.py", "test_user_terms_interpreted.py"])
+@pytest.mark.parametrize(
+    "name", ["test_pair_interpreted.py", "test_thresholds_interpreted.py", "test_user_terms_interpreted.py"]
+)
 def test_under_interpreter(name: str) -> None:
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(FOLDER / name)]

@@ -1,0 +1,20 @@
+"""The kernels of the threshold statistics, compiled for devices that are not here: they fit, unspilled."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastdml.rules import Closeness
+
+variants = pytest.importorskip("fastdml.triton_kernels.variants")
+
+
+@pytest.mark.parametrize("kind", ["inner", "euclidean", "squared"])
+@pytest.mark.parametrize("arch", variants.TARGETS)
+def test_kernels_fit(arch: str, kind: str) -> None:
+    for variant in variants.threshold_variants(Closeness(kind)):
+        found = variants.compile_variant(variant, arch)
+        assert found.stack == 0, f"{variant.name}: registers were spilled"
+        # eight warps' worth of programs fit a multiprocessor side by side
+        assert 0 < found.registers <= 128, variant.name
+        assert found.shared <= variants.SHARED_MEMORY[arch]
