@@ -15,8 +15,8 @@ from fastdml.errors import InputError
 from fastdml.functional import check_pairs
 from fastdml.rules import Closeness, Selection
 
-LISTED_ELEMENTS = 1 << 22
-"""Pairs compared at a time while a selection is listed."""
+CPU_BLOCK, DEVICE_BLOCK = 1 << 18, 1 << 22
+"""Pairs compared at a time while a selection is listed: about a cache on a CPU."""
 
 
 class Compared(NamedTuple):
@@ -40,7 +40,7 @@ class Compared(NamedTuple):
         else:
             refs, ref_squares = compared_rows(self.closeness, self.ref_embeddings)
             ref_labels = self.ref_labels
-        height = max(1, LISTED_ELEMENTS // max(1, len(refs)))
+        height = max(1, (CPU_BLOCK if rows.is_cpu else DEVICE_BLOCK) // max(1, len(refs)))
         for first in range(0, len(rows), height):
             at = slice(first, first + height)
             c = self.closeness.of(rows[at] @ refs.T, squares[at, None], ref_squares[None, :])

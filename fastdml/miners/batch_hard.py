@@ -34,7 +34,7 @@ class MinedExtremes(Mined):
 
     def _of_block(self, c: Tensor, positive: Tensor, negative: Tensor) -> list[tuple[Tensor, Tensor]]:
         masks = [positive, negative]
-        allowed = [mask & self._in_range(c, side) for side, mask in enumerate(masks)]
+        allowed = [self._in_range(mask, c, side) for side, mask in enumerate(masks)]
         # hard positives and easy negatives are the least close, easy positives and hard negatives the closest
         largest = [self.strategies[0] == EASY, self.strategies[1] != EASY]
         found: list[tuple[Tensor, Tensor] | None] = [None, None]
@@ -62,19 +62,21 @@ class MinedExtremes(Mined):
                 result.append((every[kept], pair[1][kept]))
         return result
 
-    def _in_range(self, c: Tensor, side: int) -> Tensor:
+    def _in_range(self, mask: Tensor, c: Tensor, side: int) -> Tensor:
         limits = self.ranges[side]
         if limits is None:
-            return torch.ones_like(c, dtype=torch.bool)
+            return mask
         value = c * self.compared.closeness.sign  # in the distance's own units
-        return (value <= limits[1]) & (value >= limits[0])
+        return mask & (value <= limits[1]) & (value >= limits[0])
 
 
 def _outermost(c: Tensor, mask: Tensor, largest: bool) -> tuple[Tensor, Tensor]:
     """Whether each row has a pair that is allowed, and the column of its closest or least close one."""
     if largest:
-        return mask.any(dim=1), c.masked_fill(~mask, -torch.inf).argmax(dim=1)
-    return mask.any(dim=1), c.masked_fill(~mask, torch.inf).argmin(dim=1)
+        outermost, at = torch.where(mask, c, -torch.inf).max(dim=1)
+    else:
+        outermost, at = torch.where(mask, c, torch.inf).min(dim=1)
+    return ~outermost.isinf(), at  # NaN counts: a loss must not leave it out
 
 
 class MinedHardest(MinedExtremes):

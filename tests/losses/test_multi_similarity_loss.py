@@ -66,7 +66,7 @@ def test_an_unpacked_miner_lists_pml_s_pairs(batch: Batch) -> None:
 def test_pairs_are_listed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = make_batch("candidates")
     whole = tuple(MultiSimilarityMiner()(*batch))
-    monkeypatch.setattr("fastdml.miners.base.LISTED_ELEMENTS", 7 * 110)
+    monkeypatch.setattr("fastdml.miners.base.CPU_BLOCK", 7 * 110)
     for a, b in zip(whole, MultiSimilarityMiner()(*batch), strict=True):
         assert torch.equal(a, b)
 
