@@ -17,7 +17,7 @@ HERE = Path(__file__).resolve().parent
 # Kept from run to run: a source that has not changed is not compiled again.
 WORK = HERE.parents[1] / "build" / "cuda-emulation"
 LIBRARY = f"libfastdml_cuda_emulated.{plan.SUFFIX}"
-BLOCK_ROWS, BLOCK_COLUMNS = 96, 160
+BLOCK_ROWS, BLOCK_COLUMNS, THRESHOLD_PAIRS = 96, 160, 2048
 
 
 def load() -> None:
@@ -39,6 +39,7 @@ def load() -> None:
         plan.TARGET,
         f"-DFASTDML_CUDA_BLOCK_ROWS={BLOCK_ROWS}",
         f"-DFASTDML_CUDA_BLOCK_COLUMNS={BLOCK_COLUMNS}",
+        f"-DFASTDML_CUDA_THRESHOLD_PAIRS={THRESHOLD_PAIRS}",
         f"-I{HERE / 'emulation'}",  # before csrc, so that its headers win
         f"-I{csrc}",
         f"-isystem{found.include}",

@@ -42,5 +42,8 @@ def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name in ("faiss", "sklearn") else find(name)
     )
-    with pytest.raises(MissingPackageError, match=r"faiss-cpu and scikit-learn, not installed here: pip install .fastdml\[evaluate\]"):
+    with pytest.raises(
+        MissingPackageError,
+        match=r"faiss-cpu and scikit-learn, not installed here: pip install .fastdml\[evaluate\]",
+    ):
         evaluate(torch.eye(4), torch.tensor([0, 0, 1, 1]), clusters=True)
