@@ -8,15 +8,18 @@ are the terms' own weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastdml.backends.dtypes import accumulator
 from fastdml.backends.reference import compared_rows
+from fastdml.errors import RuleError
 from fastdml.rules import Closeness, Extremes, Selection, terms_named
+from fastdml.rules.check_terms import where
 
 CPU_BLOCK, DEVICE_BLOCK = 1 << 19, 1 << 24
 """Pairs of a block: about a cache on a CPU, enough to fill a GPU elsewhere."""
@@ -93,6 +96,17 @@ def _outermost(c: Tensor, mask: Tensor, largest: bool) -> Tensor:
     return c.masked_fill(~mask, math.inf).amin(dim=1)
 
 
+def _checked(function: Callable[..., Any], c: Tensor, row: Tensor, count: int = 2) -> tuple[Tensor, ...]:
+    """What a function of the terms gives for pairs c [B, M] and numbers of their anchors row [B]."""
+    given = function(c, row[:, None])
+    found = (given,) if isinstance(given, Tensor) else given
+    if len(found) != count or any(values.shape != c.shape for values in found):
+        shapes = ", ".join(str(list(values.shape)) for values in found)
+        wanted = f"{count} of the shape of c, {list(c.shape)}"
+        raise RuleError(f"tensors that {where(function)} returns must be {wanted}, got {shapes}")
+    return found
+
+
 def _sum(values: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, values, torch.zeros_like(values)).sum(dim=1)
 
@@ -126,10 +140,10 @@ def _forward(
             thresholds = chosen.negative_threshold(least), chosen.positive_threshold(most)
             positive, negative = _kept(block, chosen, *thresholds)
             negative_row = made.negative_row(row[block.at], extremes)
-            pushed, counted = made.negative_terms(block.c, negative_row[:, None])
+            pushed, counted = _checked(made.negative_terms, block.c, negative_row)
             negative_sum = _sum(pushed, negative)
             positive_row = made.positive_row(row[block.at], extremes, negative_sum, negative_row)
-            pulled, second = made.positive_terms(block.c, positive_row[:, None])
+            pulled, second = _checked(made.positive_terms, block.c, positive_row)
             numbers = (
                 negative_sum, _sum(counted, negative), _sum(pulled, positive), _sum(second, positive),
                 most, least, positive.sum(dim=1), negative.sum(dim=1), most_positive,
@@ -182,8 +196,9 @@ def _backward(
             negative_threshold, positive_threshold, negative_row, positive_row = rows[:, block.at]
             positive, negative = _kept(block, chosen, negative_threshold, positive_threshold)
             push, pull, second = scales[:, block.at, None]
-            weights = torch.where(negative, made.negative_weight(block.c, negative_row[:, None]) * push, 0)
-            first_weight, second_weight = made.positive_weights(block.c, positive_row[:, None])
+            (weight,) = _checked(made.negative_weight, block.c, negative_row, 1)
+            weights = torch.where(negative, weight * push, 0)
+            first_weight, second_weight = _checked(made.positive_weights, block.c, positive_row)
             weights = torch.where(positive, first_weight * pull + second_weight * second, weights)
             weights = weights * pairs.closeness.slope(block.c)
             if need_anchors:

@@ -219,6 +219,17 @@ def test_names_the_wrong_function_of_terms(kind: type[PairTerms], function: str,
     assert f"{kind.__name__}.{function} {place(getattr(kind, function))}" in lines[1]
 
 
+@pytest.mark.parametrize("kind", [Summed, OneOfTwo])
+def test_the_engine_too_names_what_returns_another_shape(kind: type[PairTerms]) -> None:
+    function = kind.negative_terms if kind is Summed else kind.positive_terms
+    loss = RuleLoss(Uses(kind()), distance=fastdml.distances.CosineSimilarity())
+    with pytest.raises(RuleError) as raised:
+        loss(torch.randn(48, 4), torch.arange(48) // 4)
+    assert f"{function.__qualname__} {place(function)} returns must be 2 of the shape of c" in str(
+        raised.value
+    )
+
+
 @dataclass(frozen=True)
 class Unregistered(Plain):
     name: ClassVar[str] = "unregistered"
@@ -319,7 +330,10 @@ class Fails(Uses):
         (GivesScalar, r"must return total of 'loss' of shape \[48\], one entry an anchor, got \[\]"),
         (GivesConstant, "must be differentiable"),
         (CountsNone, "must return count of 'loss' exactly where its kind is not 'element', got 'neg_pair'"),
-        (UnknownKind, "must return kind of 'loss' one of element, pos_pair, neg_pair, triplet, got 'pair'"),
+        (
+            UnknownKind,
+            "must return kind of 'loss' one of element, pos_pair, neg_pair, triplet, already_reduced, got 'pair'",
+        ),
         (DividesByZero, "got nan in the total of 'loss' on the batch 'anchors without positives'"),
         (InfiniteGradient, "got nan in the gradient of the anchors on the batch 'anchors without positives'"),
         (Fails, "raised AttributeError: 'PairStatistics' object has no attribute 'positive_total'"),
