@@ -332,7 +332,7 @@ class Fails(Uses):
         (CountsNone, "must return count of 'loss' exactly where its kind is not 'element', got 'neg_pair'"),
         (
             UnknownKind,
-            "must return kind of 'loss' one of element, pos_pair, neg_pair, triplet, already_reduced, got 'pair'",
+            "must return kind of 'loss' one of element, pos_pair, neg_pair, triplet, already_reduced, got",
         ),
         (DividesByZero, "got nan in the total of 'loss' on the batch 'anchors without positives'"),
         (InfiniteGradient, "got nan in the gradient of the anchors on the batch 'anchors without positives'"),
