@@ -34,8 +34,8 @@ class Circle(PairRule):
             raise ValueError(f"gamma must be a positive number, got {self.gamma!r}")
 
     def terms(self, closeness: Closeness) -> CircleTerms:
-        if closeness.kind != "inner" or not closeness.normalised:
-            raise ValueError(f"closeness must be the cosine similarity for the circle loss, got {closeness}")
+        if closeness.kind != "inner":
+            raise ValueError(f"closeness must be a similarity for the circle loss, got {closeness.kind!r}")
         return CircleTerms.of(self.gamma, self.m)
 
     def value(self, statistics: PairStatistics, closeness: Closeness) -> dict[str, RowLosses]:

@@ -250,13 +250,6 @@ def test_operators_keep_torch_s_contract(name: str, backend: str) -> None:
         torch.library.opcheck(operator("backward", backend), (upstream, *given, *needs))
 
 
-def test_a_backend_without_thresholds_says_so() -> None:
-    batch = make_batch("random").to(torch.float32)
-    thresholds, offsets = thresholds_of(batch, Closeness(), FEW)
-    with pytest.raises(fastdml.BackendError, match=r"cpu tensors|triton kernels"):
-        sums_and_gradients(batch, Closeness(), thresholds, offsets, "triton")
-
-
 @pytest.mark.parametrize("closeness", CLOSENESS.values(), ids=CLOSENESS)
 def test_listed_pairs_have_the_closeness_of_the_matrix(closeness: Closeness, batch: Batch) -> None:
     generator = torch.Generator().manual_seed(0)
