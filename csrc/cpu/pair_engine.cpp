@@ -244,10 +244,12 @@ void pair_backward(const PairProblem<T> &problem, PairRow<T> rows, const T *tile
       const_cast<T *>(tiles), tiles ? PairSweep<T>::Tiles::filled : PairSweep<T>::Tiles::absent,
       [&](const Block &block, const T *closeness, T *weights) {
         std::vector<int32_t> spans(3 * block.rows);
-        kernels.weights(problem.constants, problem.closeness, sweep.tile_of(block, closeness, spans.data()),
-                        static_cast<T>(problem.selection.duplicate), rows.from(block.row),
-                        problem.self ? rows.from(block.column) : PairRow<T>{}, weights,
-                        sweep.row_after(weights));
+        const bool any = kernels.weights(
+            problem.constants, problem.closeness, sweep.tile_of(block, closeness, spans.data()),
+            static_cast<T>(problem.selection.duplicate), rows.from(block.row),
+            problem.self ? rows.from(block.column) : PairRow<T>{}, weights, sweep.row_after(weights));
+        if (!any) // a hinge leaves whole blocks at 0
+          return;
         if (grad_anchors)
           add_product(rows_of(grad_anchors, block.row, block.rows),
                       Matrix(weights, block.rows, block.columns, block.columns),

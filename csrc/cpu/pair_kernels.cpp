@@ -219,11 +219,19 @@ void positive_weights(const Terms &terms, const T *c, int64_t n, T duplicate, T 
   }
 }
 
+template <typename T> bool any_weight(const T *w, int64_t n) {
+  bool any = false;
+  for (int64_t j = 0; j < n; ++j)
+    any |= !(w[j] == T(0));
+  return any;
+}
+
 template <typename T, typename Terms, bool selects>
-void weights(const double *constants, Closeness kind, const PairTile<T> &tile, T duplicate, PairRow<T> rows,
+bool weights(const double *constants, Closeness kind, const PairTile<T> &tile, T duplicate, PairRow<T> rows,
              PairRow<T> columns, T *weights, T *scratch) {
   const Terms terms = Terms::from_constants(constants);
   const bool both = columns.negative_sum != nullptr;
+  bool any = false;
   for (int64_t i = 0; i < tile.rows; ++i) {
     const T *c = tile.closeness + i * tile.columns;
     T *result = weights + i * tile.columns, *w = kind == Closeness::inner ? result : scratch;
@@ -256,7 +264,9 @@ void weights(const double *constants, Closeness kind, const PairTile<T> &tile, T
       w[own] = T(0);
     if (kind != Closeness::inner)
       to_product_weights(kind, c, w, tile.columns, result);
+    any = any || any_weight(result, tile.columns);
   }
+  return any;
 }
 
 template <typename T, typename Terms, bool selects>

@@ -59,7 +59,8 @@ template <typename T> struct PairKernels {
   void (*positive_sums)(const double *constants, const PairTile<T> &, T duplicate, PositiveSums<T> rows);
   // Derivatives [rows, columns] of the loss by the inner products: through the sums of the rows and, where
   // columns.negative_sum is given, of the columns. They may replace the closeness; `scratch` takes one row.
-  void (*weights)(const double *constants, Closeness, const PairTile<T> &, T duplicate, PairRow<T> rows,
+  // Returns whether any is not 0.
+  bool (*weights)(const double *constants, Closeness, const PairTile<T> &, T duplicate, PairRow<T> rows,
                   PairRow<T> columns, T *weights, T *scratch);
   // Whether positive_row reads `least`.
   bool reads_least;
