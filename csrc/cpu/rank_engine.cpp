@@ -8,7 +8,7 @@
 #include <memory>
 #include <vector>
 
-#include "cpu/isa.h"
+#include "cpu/kernels_for_this_cpu.h"
 #include "cpu/matrix_product.h"
 #include "cpu/pair_layout.h"
 #include "cpu/rank_kernels.h"
@@ -16,27 +16,7 @@
 
 namespace fastdml {
 
-#define FASTDML_DECLARE(isa)                                                                                 \
-  namespace isa {                                                                                            \
-  template <typename T> const RankKernels<T> &rank_kernels();                                                \
-  }
-FASTDML_DECLARE(baseline)
-#ifdef __x86_64__
-FASTDML_DECLARE(avx2)
-FASTDML_DECLARE(avx512)
-#endif
-#undef FASTDML_DECLARE
-
-template <typename T> const RankKernels<T> &rank_kernels_for_this_cpu() {
-#ifdef __x86_64__
-  static const Isa isa = detect_isa();
-  if (isa == Isa::avx512)
-    return avx512::rank_kernels<T>();
-  if (isa == Isa::avx2)
-    return avx2::rank_kernels<T>();
-#endif
-  return baseline::rank_kernels<T>();
-}
+FASTDML_KERNELS_FOR_THIS_CPU(RankKernels, rank_kernels)
 
 namespace {
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from fastdml.backends import select
 from fastdml.engines import threshold_blocked  # noqa: F401  defines its operators
-from fastdml.engines.listed_pairs import pair_closeness_of as pair_closeness_of
 from fastdml.engines.sides import Sides, compared_sides
 from fastdml.engines.threshold_ops import operator
 from fastdml.rules import Closeness
