@@ -89,7 +89,7 @@ def make_case(name: str) -> ProxyCase:
         case.centres[[0, 1, 9]] = 0
         return case
     if name == "sharp":  # exponents far beyond float32
-        return made(20, 12, 10, Centres(4, 1e-4, columns=True), scale=1e5)
+        return made(20, 12, 10, Centres(4, 0.002, columns=True), scale=300.0)
     raise KeyError(name)
 
 

@@ -58,6 +58,8 @@ def proxy_statistics(
         backend = select(rows.device.type, rows.dtype, lambda name: _unsupported(name, shares)).name
     if backend == "reference":
         return proxy_reference.proxy_statistics(rows, centres, labels, shares, how, scale, spread)
+    if backend == "cpu":
+        centres = centres.to(rows.dtype)
     settings = (how.per_class, how.columns, how.normalised, scale, how.gamma, product)
     return ProxyStatistics(*_ProxyStatistics.apply(rows, centres, labels, shares, backend, settings, spread))
 

@@ -2,7 +2,7 @@
 
 Both operators are opaque and functional, a pair for each backend. They take ``rows`` [B, D], the samples as
 they are compared, in the accumulator dtype; ``centres`` [C K, D], or [D, C K] where ``columns``, of any dtype
-and as they are stored, the K = ``per_class`` centres of a class together; ``labels`` [B] int64, -1 for a
+(on cpu that of the rows) and as they are stored, the K = ``per_class`` centres of a class together; ``labels`` [B] int64, -1 for a
 sample whose class is not here; ``shares`` [B, C] of the dtype of the rows, or none; whether centres are
 ``normalised``; the ``scale`` of the similarities; ``gamma``, the temperature of the inner softmax (0: the
 closest centre, the first of equals); and ``product``, the dtype that products may be made in, sums of which
