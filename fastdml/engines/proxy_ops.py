@@ -1,12 +1,12 @@
 """The proxy engine's operators: schema and shape inference; implementations live with the backends.
 
 Both operators are opaque and functional, a pair for each backend. They take ``rows`` [B, D], the samples as
-they are compared, in the accumulator dtype; ``centres`` [C K, D], or [D, C K] where ``columns``, of any dtype
-(on cpu that of the rows) and as they are stored, the K = ``per_class`` centres of a class together; ``labels`` [B] int64, -1 for a
-sample whose class is not here; ``shares`` [B, C] of the dtype of the rows, or none; whether centres are
-``normalised``; the ``scale`` of the similarities; ``gamma``, the temperature of the inner softmax (0: the
-closest centre, the first of equals); and ``product``, the dtype that products may be made in, sums of which
-are kept in the accumulator dtype all the same.
+they are compared, in the accumulator dtype; ``centres`` [C K, D], or [D, C K] where ``columns``, as they are
+stored, the K = ``per_class`` centres of a class together, of any dtype (on cpu that of the rows); ``labels``
+[B] int64, -1 for a sample whose class is not here; ``shares`` [B, C] of the dtype of the rows, or none;
+whether centres are ``normalised``; the ``scale`` of the similarities; ``gamma``, the temperature of the inner
+softmax (0: the closest centre, the first of equals); and ``product``, the dtype that products may be made in,
+sums of which are kept in the accumulator dtype all the same.
 
 The forward returns ``others``, ``target`` and ``total`` [B], as :class:`fastdml.rules.ProxyStatistics` says,
 and ``spread`` [C], or [0] unless asked for, all in the accumulator dtype; and ``norms`` [C K], the lengths of

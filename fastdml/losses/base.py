@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from typing_extensions import Self
+from torch import Tensor
 
-from fastdml import reducers
-from fastdml.distances import Distance, LpDistance, closeness_of
 from fastdml.engines.pair import pair_losses
 from fastdml.errors import InputError
 from fastdml.functional import check_own, check_pairs
 from fastdml.losses.listed import ListedPairs, ListedTriplets, all_pairs, listed_statistics, listed_tuple
+from fastdml.losses.metric_loss import MetricLoss, SingleLosses
 from fastdml.miners import Mined, MinedPairs
 from fastdml.reducers import (
-    DoNothingReducer,
-    ForeignReducer,
-    MeanReducer,
     MultipleReducers,
-    Reducer,
-    as_reducer,
 )
-from fastdml.rules import EVERYTHING, Closeness, PairRule, RowLosses, Selection
+from fastdml.rules import EVERYTHING, PairRule, RowLosses, Selection
 
 
 class Batch(NamedTuple):
@@ -44,101 +35,13 @@ class Batch(NamedTuple):
         return len(self.embeddings if self.ref_embeddings is None else self.ref_embeddings)
 
 
-class SingleLosses(NamedTuple):
-    """Losses of one kind, each by itself: of anchors, pairs or triplets, with the indices of each.
-
-    Or "already_reduced": one number without indices, which no reducer changes.
-    """
-
-    losses: Tensor
-    indices: tuple[Tensor, ...]
-    kind: str
-    divisor: Tensor | None = None
-
-    def by_anchor(self, count: int, low: float, high: float) -> RowLosses:
-        """Sums and counts of those strictly between the bounds."""
-        if not self.indices:
-            return RowLosses(self.losses, kind="already_reduced")
-        counts = ((self.losses > low) & (self.losses < high)) | self.losses.isnan()
-        kept = torch.where(counts, self.losses, torch.zeros_like(self.losses))
-        zeros = kept.new_zeros(count)
-        anchors = self.indices[0]
-        total, number = zeros.index_add(0, anchors, kept), zeros.index_add(0, anchors, counts.to(zeros.dtype))
-        return RowLosses(total, number, self.kind, self.divisor)  # type: ignore[arg-type]
-
-    def described(self) -> dict[str, Any]:
-        """As pytorch-metric-learning hands it to a reducer."""
-        indices = None if not self.indices else self.indices[0] if self.kind == "element" else self.indices
-        found = {"losses": self.losses, "indices": indices, "reduction_type": self.kind}
-        return found if self.divisor is None else {**found, "divisor": self.divisor}
-
-
-class PairLoss(nn.Module):
+class PairLoss(MetricLoss):
     """A loss of pairs or triplets, fused where its rule has a kernel, in memory linear in the batch.
 
     Args:
-        distance: what pairs are compared by, one of :mod:`fastdml.distances` or of pytorch-metric-learning;
-            None is the default of the loss.
-        reducer: from the losses to one number, one of :mod:`fastdml.reducers` or of pytorch-metric-learning;
-            or "mean", "sum", or "none" for the sum of every anchor's losses, [N]. None is the default of the
-            loss.
-        embedding_regularizer: called with the embeddings; what it returns, a scalar, is added.
-        embedding_reg_weight: what that is multiplied with.
-
-    Raises:
-        InputError: a ``distance`` or ``reducer`` that cannot be honoured.
+        options: ``distance``, ``reducer``, ``embedding_regularizer`` and ``embedding_reg_weight`` of
+            :class:`~fastdml.losses.metric_loss.MetricLoss`.
     """
-
-    default_distance: ClassVar[Distance] = LpDistance()
-    default_reducer: ClassVar[type[Reducer]] = MeanReducer
-    accepts: ClassVar[tuple[str, ...]] = ("inner", "euclidean", "squared")
-    """The kinds of closeness that the loss is defined for."""
-
-    def __init__(
-        self,
-        *,
-        distance: Any = None,
-        reducer: Any = None,
-        embedding_regularizer: Callable[[Tensor], Tensor] | None = None,
-        embedding_reg_weight: float = 1,
-    ) -> None:
-        super().__init__()
-        self.distance = self.default_distance if distance is None else distance
-        self.closeness: Closeness = closeness_of(self.distance)
-        if self.closeness.kind not in self.accepts:
-            raise InputError(
-                f"distance of {type(self).__name__} must be a cosine similarity, "
-                f"got {type(self.distance).__name__}"
-            )
-        self.returns_rows = isinstance(reducer, str) and reducer == "none"
-        if isinstance(reducer, str):
-            named = {"mean": "MeanReducer", "sum": "SumReducer", "none": "SumReducer"}
-            if reducer not in named:
-                raise InputError(
-                    f"reducer must be one of {', '.join(named)} or a reducer object, got {reducer!r}"
-                )
-            reducer = getattr(reducers, named[reducer])()
-        self.reducer: Reducer = self.default_reducer() if reducer is None else as_reducer(reducer)
-        self.embedding_regularizer = embedding_regularizer
-        self.embedding_reg_weight = embedding_reg_weight
-
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"pml": {}}
-    """Arguments of the loss as somebody published it, by name; "pml" is pytorch-metric-learning 2.9."""
-
-    @classmethod
-    def preset(cls, name: str, **changes: Any) -> Self:
-        """The loss as somebody published it.
-
-        Args:
-            name: one of ``presets``.
-            changes: arguments of the class that differ from the preset.
-
-        Raises:
-            InputError: no such preset.
-        """
-        if name not in cls.presets:
-            raise InputError(f"preset must be one of {', '.join(cls.presets)}, got {name!r}")
-        return cls(**{**cls.presets[name], **changes})
 
     @abstractmethod
     def rule(self, low: float = -math.inf, high: float = math.inf) -> PairRule:
@@ -184,29 +87,12 @@ class PairLoss(nn.Module):
         labels, ref_labels = check_pairs(embeddings, labels, ref_emb, ref_labels)
         check_own(own, embeddings, ref_emb)
         batch = Batch(embeddings, labels, ref_emb, ref_labels, own)
-        loss = self._reduced(batch, indices_tuple)
-        if self.embedding_regularizer is not None and isinstance(loss, Tensor):
-            loss = loss + self.embedding_regularizer(embeddings) * self.embedding_reg_weight
-        return loss
+        return self.regularised(self._reduced(batch, indices_tuple), embeddings)
 
     def _reduced(self, batch: Batch, pairs: Any) -> Any:
-        reducer = self.reducer
-        if isinstance(reducer, DoNothingReducer | ForeignReducer):
-            described = {name: single.described() for name, single in self._singles(batch, pairs).items()}
-            if isinstance(reducer, DoNothingReducer):
-                return described
-            parts = (
-                reducer.reducer({name: one}, batch.embeddings, batch.labels)
-                for name, one in described.items()
-            )
-            return sum(parts)
-        losses = self._losses(batch, pairs)
-        reduced = {name: one.total.sum() for name, one in losses.items() if one.kind == "already_reduced"}
-        by_anchor = {name: one for name, one in losses.items() if name not in reduced}
-        if self.returns_rows:
-            return sum(one.total for one in by_anchor.values())
-        parts = (reducer.of(name).reduce(one, batch.labels) for name, one in by_anchor.items())
-        return sum(parts) + sum(reduced.values())
+        if self.lists_losses:
+            return self.reduced_singly(self._singles(batch, pairs), batch.embeddings, batch.labels)
+        return self.reduced(self._losses(batch, pairs), batch.labels)
 
     def _losses(self, batch: Batch, pairs: Any) -> dict[str, RowLosses]:
         bounds = self._bounds()
@@ -289,11 +175,3 @@ class PairLoss(nn.Module):
     def single_losses(self, batch: Batch, pairs: Any) -> dict[str, SingleLosses]:
         """The loss of every single pair or triplet, for reducers that cannot take sums by anchor."""
         raise NotImplementedError
-
-    def extra_repr(self) -> str:
-        shown = []
-        for name in inspect.signature(type(self).__init__).parameters:
-            value = getattr(self, name, None)
-            if isinstance(value, int | float | str):
-                shown.append(f"{name}={value}")
-        return ", ".join(shown)

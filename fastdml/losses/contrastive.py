@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import torch
 
 from fastdml.distances import LpDistance
-from fastdml.losses.base import Batch, PairLoss, SingleLosses
+from fastdml.losses.base import Batch, PairLoss
 from fastdml.losses.listed import listed_closeness
+from fastdml.losses.metric_loss import SingleLosses
 from fastdml.reducers import AvgNonZeroReducer
 from fastdml.rules import Contrastive
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from fastdml.distances import LpDistance
 from fastdml.engines.pair import pair_statistics
 from fastdml.engines.positives import positive_pairs
-from fastdml.losses.base import Batch, PairLoss, SingleLosses
+from fastdml.losses.base import Batch, PairLoss
 from fastdml.losses.listed import listed_closeness, listed_statistics
+from fastdml.losses.metric_loss import SingleLosses
 from fastdml.rules import LiftedStructure, PairStatistics, RowLosses
 
 

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastdml.errors import InputError
-from fastdml.losses.base import Batch, PairLoss, SingleLosses
+from fastdml.losses.base import Batch, PairLoss
 from fastdml.losses.listed import ListedTriplets, listed_closeness
+from fastdml.losses.metric_loss import SingleLosses
 from fastdml.losses.sampled import sample_triplets
 from fastdml.reducers import DivisorReducer
 from fastdml.rules import Margin, RowLosses

@@ -11,7 +11,8 @@ from torch import Tensor
 from fastdml.distances import DotProductSimilarity
 from fastdml.engines.pair import pair_losses
 from fastdml.errors import InputError
-from fastdml.losses.base import Batch, PairLoss, SingleLosses
+from fastdml.losses.base import Batch, PairLoss
+from fastdml.losses.metric_loss import SingleLosses
 from fastdml.reducers import DoNothingReducer, ForeignReducer
 from fastdml.rules import NTXent, RowLosses
 

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import torch
 
 from fastdml.distances import CosineSimilarity
-from fastdml.losses.base import Batch, PairLoss, SingleLosses
+from fastdml.losses.base import Batch, PairLoss
 from fastdml.losses.listed import listed_closeness, listed_statistics
+from fastdml.losses.metric_loss import SingleLosses
 from fastdml.rules import NTXent
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from fastdml.errors import InputError
-from fastdml.losses.base import Batch, PairLoss, SingleLosses
+from fastdml.losses.base import Batch, PairLoss
+from fastdml.losses.metric_loss import SingleLosses
 from fastdml.rules import PairRule, RowLosses
 
 

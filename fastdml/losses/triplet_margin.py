@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from fastdml.distances import LpDistance
 from fastdml.engines.triplets import triplet_losses
 from fastdml.errors import InputError
-from fastdml.losses.base import Batch, PairLoss, SingleLosses
+from fastdml.losses.base import Batch, PairLoss
 from fastdml.losses.listed import ListedTriplets, listed_closeness
+from fastdml.losses.metric_loss import SingleLosses
 from fastdml.losses.sampled import sample_triplets
 from fastdml.miners import MinedTriplets
 from fastdml.reducers import AvgNonZeroReducer
