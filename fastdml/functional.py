@@ -88,14 +88,14 @@ def check_pairs(
     Raises:
         InputError: names the argument, what it was and what is accepted.
     """
-    _check_rows("embeddings", embeddings)
-    labels = _check_labels("labels", labels, "embeddings", embeddings)
+    check_rows("embeddings", embeddings)
+    labels = check_labels("labels", labels, "embeddings", embeddings)
     if ref_embeddings is None and ref_labels is None:
         return labels, None
     if ref_embeddings is None or ref_labels is None:
         given, missing = ("ref_emb", "ref_labels") if ref_labels is None else ("ref_labels", "ref_emb")
         raise InputError(f"{missing} must be given together with {given}, got None")
-    _check_rows("ref_emb", ref_embeddings)
+    check_rows("ref_emb", ref_embeddings)
     if ref_embeddings.shape[1] != embeddings.shape[1]:
         raise InputError(
             f"ref_emb must have shape [M, {embeddings.shape[1]}] like embeddings, "
@@ -105,7 +105,7 @@ def check_pairs(
         wanted, got = getattr(embeddings, attribute), getattr(ref_embeddings, attribute)
         if wanted != got:
             raise InputError(f"ref_emb must have the {attribute} of embeddings, {wanted}, got {got}")
-    return labels, _check_labels("ref_labels", ref_labels, "ref_emb", ref_embeddings)
+    return labels, check_labels("ref_labels", ref_labels, "ref_emb", ref_embeddings)
 
 
 def check_own(own: Tensor | None, embeddings: Tensor, ref_embeddings: Tensor | None) -> None:
@@ -123,7 +123,8 @@ def check_own(own: Tensor | None, embeddings: Tensor, ref_embeddings: Tensor | N
         raise InputError(f"own must be int64 [{len(embeddings)}], got {got}")
 
 
-def _check_rows(name: str, rows: Tensor) -> None:
+def check_rows(name: str, rows: Tensor) -> None:
+    """Raises InputError unless rows are [N, D] of a floating dtype that the losses take."""
     if not isinstance(rows, Tensor):
         raise InputError(f"{name} must be a tensor of shape [N, D], got {type(rows).__name__}")
     if rows.ndim != 2:
@@ -133,7 +134,8 @@ def _check_rows(name: str, rows: Tensor) -> None:
         raise InputError(f"{name} must be one of {accepted}, got {str(rows.dtype).removeprefix('torch.')}")
 
 
-def _check_labels(name: str, labels: Tensor, rows_name: str, rows: Tensor) -> Tensor:
+def check_labels(name: str, labels: Tensor, rows_name: str, rows: Tensor) -> Tensor:
+    """The labels as int64; raises InputError unless there is one of each row, on its device."""
     if not isinstance(labels, Tensor):
         raise InputError(f"{name} must be a tensor of shape [{rows.shape[0]}], got {type(labels).__name__}")
     if labels.ndim != 1 or labels.shape[0] != rows.shape[0]:

@@ -11,6 +11,7 @@ from torch import Tensor
 import fastdml
 from fastdml.engines.proxy import proxy_statistics
 from fastdml.rules import Centres
+from pair_batches import assert_as_accurate
 
 
 class ProxyCase(NamedTuple):
@@ -26,6 +27,12 @@ class ProxyCase(NamedTuple):
     def to(self, dtype: torch.dtype, centres: torch.dtype | None = None) -> ProxyCase:
         """The case with its rows, and its centres, rounded to dtypes."""
         return self._replace(rows=self.rows.to(dtype), centres=self.centres.to(centres or dtype))
+
+    def on(self, device: str) -> ProxyCase:
+        """The case with its tensors on a device."""
+        return self._replace(
+            rows=self.rows.to(device), centres=self.centres.to(device), labels=self.labels.to(device)
+        )
 
 
 def make_case(name: str) -> ProxyCase:
@@ -133,10 +140,20 @@ def statistics_and_gradients(
             # log of a sum over nothing: no gradient to ask for
             if name == "others" and case.centres.numel() // case.rows.shape[1] == case.how.per_class:
                 statistic = torch.where(case.labels < 0, statistic, 0)
-            total = total + (statistic * upstream.to(statistic.dtype)).sum()
+            total = total + (statistic * upstream.to(statistic)).sum()
         gradients = torch.autograd.grad(total, (rows, centres))
     return {
         **{name: statistic.detach() for name, statistic in found._asdict().items()},
         "gradient of rows": gradients[0],
         "gradient of centres": gradients[1],
     }
+
+
+def assert_all_as_accurate(
+    found: dict[str, Tensor], plain: dict[str, Tensor], truth: dict[str, Tensor]
+) -> None:
+    """Fails unless each is finite where the truth is, and there as accurate as plain PyTorch."""
+    for name, value in found.items():
+        finite = truth[name].isfinite()
+        assert torch.equal(value.isfinite(), finite), name
+        assert_as_accurate(value[finite], plain[name][finite], truth[name][finite], name)

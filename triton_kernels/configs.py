@@ -90,6 +90,37 @@ BLOCK: Tiles = {
 }
 # Elements on a side of a block of weights, by the bytes of one: 32 MB, or 16 MB in float32, of 50 MB of L2.
 BLOCK_SIDE = {2: 4096, 4: 2048}
+# Samples against classes of several centres. Where a soft pool holds three numbers a class beside the
+# products, columns are few; a slab of the whole depth then keeps the samples on chip.
+PROXY_SUMS: Tiles = {
+    ("sm_80", "half"): [(128, Tile(128, 64, 128, 8, 2)), (None, Tile(128, 64, 64, 8, 3))],
+    ("sm_80", "tf32"): [(None, Tile(128, 64, 32, 8, 3))],
+    ("sm_80", "ieee"): [(None, Tile(64, 64, 32, 8, 2))],
+    ("sm_90", "half"): [
+        (128, Tile(128, 64, 128, 8, 3)),
+        (256, Tile(128, 64, 256, 8, 3)),
+        (512, Tile(128, 32, 512, 8, 2)),
+        (None, Tile(128, 64, 64, 8, 4)),
+    ],
+    ("sm_90", "tf32"): [(None, Tile(128, 64, 32, 8, 4))],
+    ("sm_90", "ieee"): [(None, Tile(64, 64, 32, 8, 3))],
+    ("sm_100", "half"): [(128, Tile(128, 64, 128, 8, 3)), (None, Tile(128, 64, 64, 8, 4))],
+    ("sm_100", "tf32"): [(None, Tile(128, 64, 32, 8, 3))],
+    ("sm_100", "ieee"): [(None, Tile(64, 64, 32, 8, 2))],
+    ("sm_120", "half"): [(128, Tile(128, 64, 128, 8, 2)), (None, Tile(128, 64, 64, 8, 3))],
+    ("sm_120", "tf32"): [(None, Tile(128, 64, 32, 8, 3))],
+    ("sm_120", "ieee"): [(None, Tile(64, 64, 32, 8, 2))],
+    ("gfx942", "half"): [(None, Tile(128, 64, 64, 8, 2))],
+    ("gfx942", "ieee"): [(None, Tile(64, 64, 32, 8, 2))],
+    ("interpreter", "half"): [(None, Tile(32, 16, 64, 4, 1))],
+    ("interpreter", "ieee"): [(None, Tile(32, 16, 64, 4, 1))],
+}
+# Similarities become weights where they lie; one tile of all centres of its classes fits the L1.
+PROXY_WEIGHTS = Tile(8, 128, 1, 4, 1)
+# Bytes of centres that are packed at once; similarities of a block, 32 MB, of 50 MB of L2; its samples at most.
+PROXY_PACKED, PROXY_SIMILARITIES, PROXY_SAMPLES = 1 << 25, 1 << 23, 4096
+# Classes are taken so many at a time, that rows of weights are aligned.
+PROXY_STEP = 16
 
 
 def family(arch: str) -> str:
@@ -166,6 +197,43 @@ def row_tile(width: int) -> Tile:
     return Tile(max(1, 2048 // depth), 1, depth, 4, 3)
 
 
+def proxy_tile(
+    arch: str, dtype: torch.dtype, width: int, precision: str, per_class: int, soft: bool
+) -> Tile:
+    """Tile of the sweep over the classes, its columns classes."""
+    if per_class == 1:
+        return forward_tile(arch, dtype, width, precision, light=True)
+    return _shallow(_find(PROXY_SUMS, arch, _kind(dtype, precision), width), width)
+
+
+def centre_tile(width: int, by_depth: bool) -> Tile:
+    """Tile of the kernels that visit every centre; ``by_depth``: the numbers of a centre are neighbours."""
+    return row_tile(width) if by_depth else Tile(64, 1, min(power_of_two(width), 32), 4, 3)
+
+
+def spread_tile(width: int, per_class: int) -> Tile:
+    """Tile of the kernels of distances within a class: rows for its centres, and a depth."""
+    rows = power_of_two(per_class, least=2)
+    return Tile(rows, 1, min(power_of_two(width), max(16, 4096 // rows)), 4, 2)
+
+
+def proxy_chunk(width: int, per_class: int, dtype: torch.dtype) -> int:
+    """Classes whose centres are packed at once."""
+    count = PROXY_PACKED // (width * per_class * dtype.itemsize)
+    return max(PROXY_STEP, count // PROXY_STEP * PROXY_STEP)
+
+
+def proxy_samples(per_class: int) -> int:
+    """Samples of a block at most."""
+    return max(1, min(PROXY_SAMPLES, PROXY_SIMILARITIES // (PROXY_STEP * per_class)))
+
+
+def proxy_block(samples: int, per_class: int) -> int:
+    """Classes of a block of that many samples, or of as many as a block may have."""
+    count = PROXY_SIMILARITIES // (min(samples, proxy_samples(per_class)) * per_class)
+    return max(PROXY_STEP, count // PROXY_STEP * PROXY_STEP)
+
+
 def block_side(tensor: Tensor, count: int, tile: Tile) -> int:
     """Side of the blocks of weights for ``count`` rows: a multiple of the tile's, just enough for them."""
     largest = BLOCK_SIDE[tensor.element_size()] if tensor.is_cuda else 2 * max(tile.rows, tile.columns)
@@ -177,6 +245,11 @@ def column_splits(tensor: Tensor, row_blocks: int, column_tiles: int) -> int:
     """Programs that share the columns of a row block, so that few rows still fill the device."""
     wanted = 2 * processors(tensor) // row_blocks
     return max(1, min(wanted, column_tiles // 2, 16))
+
+
+def class_splits(tensor: Tensor, row_blocks: int, class_tiles: int) -> int:
+    """Programs that share the classes of a chunk, for a block of samples."""
+    return max(1, min(2 * processors(tensor) // row_blocks, class_tiles))
 
 
 def power_of_two(n: int, least: int = 16) -> int:

@@ -24,6 +24,10 @@ from fastdml.triton_kernels.pair_backward import pair_row_gradients_kernel
 from fastdml.triton_kernels.pair_block import pair_weights_kernel
 from fastdml.triton_kernels.pair_call import PairCall
 from fastdml.triton_kernels.pair_forward import pair_negatives_kernel, pair_positives_kernel
+from fastdml.triton_kernels.proxy_backward import proxy_weights_kernel
+from fastdml.triton_kernels.proxy_centres import pack_centres_kernel, unpack_gradients_kernel
+from fastdml.triton_kernels.proxy_forward import proxy_sums_kernel
+from fastdml.triton_kernels.proxy_spread import spread_gradients_kernel, spread_kernel
 from fastdml.triton_kernels.thresholds import (
     COLUMNS,
     GROUP,
@@ -43,6 +47,8 @@ TARGETS = {
 # Bytes that one program may have on chip.
 SHARED_MEMORY = {"sm_80": 166912, "sm_90": 232448, "sm_100": 232448, "sm_120": 101376, "gfx942": 65536}
 NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+# Strides of rows of numbers that are neighbours, as torch allocates them.
+STRIDES = ("stride_row", "stride_centre", "stride_depth", "stride_out_centre", "stride_out_depth")
 MINED = Selection(relative=True, negative=0.1, positive=0.1)
 
 
@@ -179,6 +185,80 @@ def threshold_variants(closeness: Closeness) -> Iterator[Variant]:
     yield Variant("threshold_weights", threshold_weights_kernel, given | grad, constants, options)
 
 
+def proxy_variants(
+    arch: str,
+    dtype: torch.dtype,
+    width: int,
+    per_class: int,
+    soft: bool,
+    precision: str = "ieee",
+    columns: bool = False,
+    centres: torch.dtype = torch.float32,
+) -> Iterator[Variant]:
+    """The proxy engine's kernels for products of ``dtype`` with normalised ``centres`` of another."""
+    matrix, parameter = f"*{NAMES[dtype]}", f"*{NAMES[centres]}"
+    far, near = ("stride_depth", "stride_centre") if columns else ("stride_centre", "stride_depth")
+    given = {"p_w": parameter, "p_norm": "*fp32", far: "i32"}
+    places = dict.fromkeys(("first", "n_centres", "n_classes", "n_block", "n_per_class"), "i32")
+    tile = configs.centre_tile(width, not columns)
+    shape = {near: 1, "NORMALISED": True, "D": width, "BM": tile.rows, "BK": tile.depth}
+    for name, measure in (("measured", True), ("again", False)):
+        yield Variant(
+            f"pack_centres[{name}]",
+            pack_centres_kernel,
+            given | places | {"p_out": matrix},
+            shape | {"MEASURE": measure},
+            tile.options(),
+        )
+    scaled = dtype == torch.float16
+    out = {"p_grad": "*fp32", "p_out": parameter, far.replace("_", "_out_"): "i32"}
+    yield Variant(
+        "unpack_gradients",
+        unpack_gradients_kernel,
+        given | places | out | ({"p_unscale": "*fp32"} if scaled else {}),
+        shape | {near.replace("_", "_out_"): 1} | ({} if scaled else {"p_unscale": None}),
+        tile.options(),
+    )
+    tile = configs.proxy_tile(arch, dtype, width, precision, per_class, soft)
+    pool = {"K": per_class, "SOFT": soft}
+    counts = dict.fromkeys(("n_rows", "n_classes", "n_places", "first"), "i32")
+    yield Variant(
+        "proxy_sums",
+        proxy_sums_kernel,
+        counts | {
+            "p_x": matrix, "p_packed": matrix, "p_label": "*i64", "p_sum": "*fp32", "sharpness": "fp32",
+            "exponent": "fp32",
+        },
+        pool | {
+            "D": width, "BM": tile.rows, "BN": tile.columns, "BK": tile.depth, "PRECISION": precision
+        },
+        tile.options(),
+    )  # fmt: skip
+    tile = configs.PROXY_WEIGHTS
+    counts = dict.fromkeys(("n_rows", "n_block_rows", "n_classes", "row0", "first"), "i32")
+    yield Variant(
+        "proxy_weights",
+        proxy_weights_kernel,
+        counts | {
+            "p_s": "*fp32", "p_weight": matrix, "p_label": "*i64", "p_others": "*fp32", "p_grad": "*fp32",
+            "scale": "fp32", "inverse": "fp32",
+        },
+        pool | {"BM": tile.rows, "BN": tile.columns},
+        tile.options(),
+    )  # fmt: skip
+    tile = configs.spread_tile(width, per_class)
+    shape = {near: 1, "K": per_class, "D": width, "KP": tile.rows, "BK": tile.depth}
+    yield Variant("spread", spread_kernel, given | {"p_spread": "*fp32"}, shape, tile.options())
+    yield Variant(
+        "spread_gradients",
+        spread_gradients_kernel,
+        given | {"p_grad": "*fp32", "p_out": "*fp32"}
+        | dict.fromkeys(("first", "n_classes", "n_block"), "i32"),
+        shape,
+        tile.options(),
+    )  # fmt: skip
+
+
 def compile_variant(variant: Variant, arch: str) -> Resources:
     """Compiles for ``arch``, which needs no device of it.
 
@@ -195,7 +275,7 @@ def compile_variant(variant: Variant, arch: str) -> Resources:
     aligned = {
         (i,): [["tt.divisibility", 16]]
         for i, name in enumerate(kernel.arg_names)
-        if name == "stride_row" or str(given.get(name, "")).startswith("*")
+        if name in STRIDES or str(given.get(name, "")).startswith("*")
     }
     source = ASTSource(kernel, signature, constants, aligned)
     compiled = triton.compile(source, target=TARGETS[arch], options=variant.options)

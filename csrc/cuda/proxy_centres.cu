@@ -177,8 +177,7 @@ void pack_centres(StoredCentres<const Input> stored, const ClassChunk &chunk, co
          packed);
 }
 
-template <typename T>
-void sum_distances(const ClassChunk &chunk, const T *packed, T *spread, Stream stream) {
+template <typename T> void sum_distances(const ClassChunk &chunk, const T *packed, T *spread, Stream stream) {
   launch(sum_distances_kernel<T>, dim3(static_cast<unsigned>(chunk.classes)), threads, stream, chunk, packed,
          spread);
 }

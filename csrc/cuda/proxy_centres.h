@@ -38,8 +38,7 @@ void pack_centres(StoredCentres<const Input> stored, const ClassChunk &chunk, co
                   Stream stream);
 
 // spread[c] = the summed distances between the centres of the chunk's class c.
-template <typename T>
-void sum_distances(const ClassChunk &chunk, const T *packed, T *spread, Stream stream);
+template <typename T> void sum_distances(const ClassChunk &chunk, const T *packed, T *spread, Stream stream);
 
 // packed_grads += the gradients of those distances, times grad_spread[c].
 template <typename T>

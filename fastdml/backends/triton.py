@@ -44,7 +44,7 @@ def load() -> None:
         return
     # cpu tensors reach the operators only when they were asked for, and run under the interpreter alone
     library = torch.library.Library("fastdml", "IMPL")
-    for module, name in (("pair", "pair"), ("thresholds", "threshold")):
+    for module, name in (("pair", "pair"), ("thresholds", "threshold"), ("proxy", "proxy")):
         kernels = importlib.import_module(f"fastdml.triton_kernels.{module}")
         for direction in ("forward", "backward"):
             run = _on_device_of_first(getattr(kernels, f"{name}_{direction}"))

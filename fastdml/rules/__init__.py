@@ -24,6 +24,7 @@ from fastdml.rules.multi_similarity import MultiSimilarity
 from fastdml.rules.normalized_softmax import NormalizedSoftmax
 from fastdml.rules.ntxent import NTXent
 from fastdml.rules.proxy import Centres, ProxyRule, ProxyStatistics
+from fastdml.rules.proxy_anchor import ProxyAnchor
 from fastdml.rules.proxy_nca import ProxyNCA
 from fastdml.rules.selection import EVERYTHING, Selection
 from fastdml.rules.soft_triple import SoftTriple
@@ -50,6 +51,7 @@ __all__ = [
     "PairRule",
     "PairStatistics",
     "PairTerms",
+    "ProxyAnchor",
     "ProxyNCA",
     "ProxyRule",
     "ProxyStatistics",

@@ -6,12 +6,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from fastdml.rules.base import PairRule, PairStatistics, RowLosses, element
 from fastdml.rules.closeness import Closeness
-from fastdml.rules.terms import Exponential
+from fastdml.rules.terms import Exponential, log_one_plus
 
 
 @dataclass(frozen=True)
@@ -47,10 +45,6 @@ class MultiSimilarity(PairRule):
         if terms.is_unshifted:
             push, pull = torch.log1p(statistics.negative_sum), torch.log1p(statistics.positive_sum)
         else:
-            push = _log_one_plus(terms.negative_logsumexp(statistics, -math.inf))
-            pull = _log_one_plus(terms.positive_logsumexp(statistics, -math.inf))
+            push = log_one_plus(terms.negative_logsumexp(statistics, -math.inf))
+            pull = log_one_plus(terms.positive_logsumexp(statistics, -math.inf))
         return element(push / self.beta + pull / self.alpha)
-
-
-def _log_one_plus(logsumexp: Tensor) -> Tensor:
-    return F.softplus(logsumexp, threshold=40)

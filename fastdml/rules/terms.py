@@ -139,6 +139,11 @@ class Exponential(PairTerms):
         return _too_far(self.spread)
 
 
+def log_one_plus(logsumexp: Tensor) -> Tensor:
+    """``log(1 + sum e^exponent)`` from ``log sum e^exponent``, which may be -inf."""
+    return F.softplus(logsumexp, threshold=40)
+
+
 def _logsumexp(total: Tensor, row: Tensor, shift: float, of_none: float) -> Tensor:
     # a sum of no terms is kept out of the logarithm and its gradient
     empty = total == 0

@@ -18,6 +18,7 @@ HERE = Path(__file__).resolve().parent
 WORK = HERE.parents[1] / "build" / "cuda-emulation"
 LIBRARY = f"libfastdml_cuda_emulated.{plan.SUFFIX}"
 BLOCK_ROWS, BLOCK_COLUMNS, THRESHOLD_PAIRS = 96, 160, 2048
+PROXY_SIMILARITIES, PROXY_SAMPLES = 2048, 32
 
 
 def load() -> None:
@@ -40,6 +41,8 @@ def load() -> None:
         f"-DFASTDML_CUDA_BLOCK_ROWS={BLOCK_ROWS}",
         f"-DFASTDML_CUDA_BLOCK_COLUMNS={BLOCK_COLUMNS}",
         f"-DFASTDML_CUDA_THRESHOLD_PAIRS={THRESHOLD_PAIRS}",
+        f"-DFASTDML_CUDA_PROXY_SIMILARITIES={PROXY_SIMILARITIES}",
+        f"-DFASTDML_CUDA_PROXY_SAMPLES={PROXY_SAMPLES}",
         f"-I{HERE / 'emulation'}",  # before csrc, so that its headers win
         f"-I{csrc}",
         f"-isystem{found.include}",

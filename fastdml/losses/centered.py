@@ -1,0 +1,224 @@
+"""Losses that learn centres of classes: the parameter, its checks, and how many centres differ."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from fastdml.backends.dtypes import accumulator
+from fastdml.distances import CosineSimilarity, Distance
+from fastdml.errors import InputError
+from fastdml.functional import check_labels, check_rows
+from fastdml.losses.centers import CLASSES_TOGETHER, CenterLayout, component_means, merged
+from fastdml.losses.metric_loss import MetricLoss
+
+
+class CenteredLoss(MetricLoss):
+    """A loss that compares samples with learnt centres of classes.
+
+    Args:
+        num_classes: C; labels lie in [0, C).
+        embedding_size: D.
+        centers_per_class: K.
+        ignore_index: a label whose samples do not count; None: there is none.
+        weight_init_func: called with the parameter to fill it; None is the default of the loss.
+        weight_regularizer: called with the centres [C K, D]; what it returns, a scalar, is added.
+        weight_reg_weight: what that is multiplied with.
+        options: ``distance``, ``reducer``, ``embedding_regularizer`` and ``embedding_reg_weight`` of
+            :class:`~fastdml.losses.metric_loss.MetricLoss`.
+
+    The centres are a parameter of float32, which no batch casts: its products may be made in the dtype of
+    the embeddings, its gradients are its own.
+
+    Raises:
+        InputError: an argument that is not accepted.
+    """
+
+    default_distance: ClassVar[Distance] = CosineSimilarity()
+    parameter_name: ClassVar[str] = "W"
+    """What the centres are called, as in pytorch-metric-learning."""
+    columns: ClassVar[bool] = True
+    """Whether a centre is a column of the parameter."""
+
+    class_counts: Tensor | None
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        *,
+        centers_per_class: int = 1,
+        ignore_index: int | None = None,
+        weight_init_func: Callable[[Tensor], Any] | None = None,
+        weight_regularizer: Callable[[Tensor], Tensor] | None = None,
+        weight_reg_weight: float = 1,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        sizes = {
+            "num_classes": num_classes,
+            "embedding_size": embedding_size,
+            "centers_per_class": centers_per_class,
+        }
+        for name, size in sizes.items():
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise InputError(f"{name} must be a positive integer, got {size!r}")
+        self.num_classes, self.embedding_size = num_classes, embedding_size
+        self.centers_per_class = centers_per_class
+        self.ignore_index = ignore_index
+        self.weight_regularizer, self.weight_reg_weight = weight_regularizer, weight_reg_weight
+        self.layout = CenterLayout(torch.full((num_classes,), centers_per_class))
+        self.register_buffer("class_counts", None)
+        count = num_classes * centers_per_class
+        shape = (embedding_size, count) if self.columns else (count, embedding_size)
+        parameter = nn.Parameter(torch.empty(shape))
+        (self.initialise if weight_init_func is None else weight_init_func)(parameter.data)
+        self.register_parameter(self.parameter_name, parameter)
+
+    def initialise(self, centers: Tensor) -> None:
+        """Fills the parameter where no ``weight_init_func`` is given."""
+        nn.init.normal_(centers)
+
+    @property
+    def centers(self) -> nn.Parameter:
+        """The parameter that holds the centres: [D, C K] where a centre is a column, else [C K, D]."""
+        found: nn.Parameter = getattr(self, self.parameter_name)
+        return found
+
+    @property
+    def center_rows(self) -> Tensor:
+        """[C K, D], the centres of a class together: the parameter itself, or its transpose."""
+        return self.centers.T if self.columns else self.centers
+
+    def weight_regularisation(self) -> Tensor | None:
+        """What ``weight_regularizer`` makes of the centres, times its weight."""
+        if self.weight_regularizer is None:
+            return None
+        return self.weight_regularizer(self.center_rows) * self.weight_reg_weight
+
+    @torch.no_grad()
+    def centers_of(self, label: int) -> Tensor:
+        """[K, D], the centres of a class as they are stored, detached."""
+        if not 0 <= label < self.num_classes:
+            raise InputError(f"label must be in [0, {self.num_classes}), got {label}")
+        place = int(self.layout.place[label])
+        bucket = next(b for b in self.layout.buckets if place < b.first_class + b.classes)
+        first = bucket.first_center + (place - bucket.first_class) * bucket.per_class
+        return self.center_rows[first : first + bucket.per_class].detach()
+
+    @torch.no_grad()
+    def count_centers(self, delta: float = 0.01) -> Tensor:
+        """How many different centres every class has, [C] int64.
+
+        Two centres of a class are the same where a chain of cosines above ``1 - delta`` joins them; report
+        the delta with the count. SoftTriple, ICCV 2019, section 3.3.
+
+        Args:
+            delta: how far a cosine may lie below 1; in [0, 2].
+        """
+        delta = _checked_delta(delta)
+        counts = torch.empty(self.num_classes, dtype=torch.int64)
+        for places, units in self._unit_blocks():
+            counts[self.layout.order[places]] = merged(units, delta)[1].cpu()
+        return counts
+
+    @torch.no_grad()
+    def merge_centers(self, delta: float = 0.01) -> Self:
+        """A new loss in which the centres that :meth:`count_centers` counts as one are one.
+
+        Each is the mean direction of those it stands for, of length one. The new loss has of every class its
+        own number of centres, evaluates and trains, and keeps the dtype and device of the centres.
+
+        Args:
+            delta: how far a cosine may lie below 1; in [0, 2].
+        """
+        delta = _checked_delta(delta)
+        kept: dict[int, Tensor] = {}
+        for places, units in self._unit_blocks():
+            means = component_means(units, merged(units, delta)[0])
+            kept |= dict(zip(self.layout.order[places].tolist(), means, strict=True))
+        counts = torch.tensor([len(kept[label]) for label in range(self.num_classes)])
+        made = copy.copy(self)
+        made._parameters, made._buffers = dict(self._parameters), dict(self._buffers)
+        made.set_counts(counts)
+        ordered = torch.cat([kept[label] for label in made.layout.order.tolist()])
+        made.centers.copy_(ordered.T if self.columns else ordered)
+        return made
+
+    def set_counts(self, counts: Tensor) -> None:
+        """Makes room for another number of centres of each class, [C]; what they are is then undefined."""
+        old = self.centers
+        self.layout = CenterLayout(counts)
+        self.centers_per_class = int(counts.max())
+        self.class_counts = counts.to(old.device)
+        total, width = self.layout.total, self.embedding_size
+        fresh = old.new_empty((width, total) if self.columns else (total, width))
+        setattr(self, self.parameter_name, nn.Parameter(fresh, old.requires_grad))
+
+    def _unit_blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """Places of classes with the same number of centres, a slice, and these, [n, K, D], of length one."""
+        for bucket in self.layout.buckets:
+            width = bucket.per_class * max(self.embedding_size, bucket.per_class)
+            step = max(1, CLASSES_TOGETHER // width)
+            for first in range(0, bucket.classes, step):
+                classes = min(step, bucket.classes - first)
+                at = bucket.first_center + first * bucket.per_class
+                rows = self.center_rows[at : at + classes * bucket.per_class]
+                units = F.normalize(rows.to(accumulator(rows.dtype)), dim=1)
+                place = bucket.first_class + first
+                yield slice(place, place + classes), units.unflatten(0, (classes, bucket.per_class))
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
+        counts = state_dict.get(prefix + "class_counts")
+        if counts is not None and (
+            self.class_counts is None or not torch.equal(counts.cpu(), self.class_counts.cpu())
+        ):
+            if counts.shape != (self.num_classes,) or int(counts.min()) < 1:
+                raise InputError(
+                    f"class_counts of the state_dict must be [{self.num_classes}] positive integers, "
+                    f"got {list(counts.shape)}"
+                )
+            self.set_counts(counts.cpu())
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def check_without_references(self, ref_emb: Any, ref_labels: Any) -> None:
+        """Raises InputError unless both are None: samples are compared with centres only."""
+        if ref_emb is not None or ref_labels is not None:
+            raise InputError(f"ref_emb and ref_labels must be None for {type(self).__name__}")
+
+    def check_embeddings(self, embeddings: Tensor) -> None:
+        """Raises InputError unless embeddings are [B, D] on the device of the centres."""
+        check_rows("embeddings", embeddings)
+        if embeddings.shape[1] != self.embedding_size:
+            raise InputError(
+                f"embeddings must have shape [B, {self.embedding_size}], got {list(embeddings.shape)}"
+            )
+        if embeddings.device != self.centers.device:
+            raise InputError(
+                f"embeddings must be on {self.centers.device} like the centres of the loss, "
+                f"got {embeddings.device}"
+            )
+
+    def checked_labels(self, labels: Tensor, embeddings: Tensor) -> Tensor:
+        """The labels as int64; raises InputError on labels that do not fit."""
+        labels = check_labels("labels", labels, "embeddings", embeddings)
+        if labels.is_cpu and len(labels) and not torch.compiler.is_compiling():
+            known = (labels >= 0) & (labels < self.num_classes)
+            if self.ignore_index is not None:
+                known |= labels == self.ignore_index
+            if not bool(known.all()):
+                wrong = int(labels[~known][0])
+                raise InputError(f"labels must be in [0, {self.num_classes}), got {wrong}")
+        return labels
+
+
+def _checked_delta(delta: float) -> float:
+    if not 0 <= delta <= 2:
+        raise InputError(f"delta must be between 0 and 2, got {delta!r}")
+    return delta
