@@ -142,7 +142,8 @@ void class_grads(const T *__restrict pooled, int64_t n, const int32_t *__restric
                       *__restrict logsumexp = grads.logsumexp + first;
 #pragma omp simd
   for (int64_t j = 0; j < n; ++j) {
-    const T push = others[j] * scale * math.exp(scale * pooled[j] - logsumexp[j]);
+    const T share = scale * pooled[j] - logsumexp[j]; // rounding may leave it above 0
+    const T push = others[j] * scale * math.exp(share < T(0) ? share : T(0));
     out[j] = (own[j] == c ? target[j] : push) + total[j] + T(0) * pooled[j]; // NaN stays NaN
   }
 }

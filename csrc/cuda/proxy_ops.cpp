@@ -2,7 +2,9 @@
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Exception.h>
+#include <torch/headeronly/util/Half.h>
 
 #include <vector>
 
@@ -34,8 +36,8 @@ public:
         count(centres.size(columns ? 1 : 0)), labels_(torch::stable::contiguous(labels)),
         per_class_(per_class), scale_(scale), gamma_(gamma) {
     STD_TORCH_CHECK(!shares.has_value(), "shares of classes have no cuda kernels");
-    STD_TORCH_CHECK(rows.numel() > 0 && centres.numel() > 0,
-                    "there must be samples and centres of at least one coordinate");
+    STD_TORCH_CHECK(rows.numel() > 0 && centres.numel() > 0, "rows and centres must not be empty, got ",
+                    rows.numel(), " and ", centres.numel(), " numbers");
     STD_TORCH_CHECK(per_class > 0 && count % per_class == 0, "per_class must divide the number of centres, ",
                     count, ", got ", per_class);
   }

@@ -17,6 +17,14 @@ from fastdml.reducers import DoNothingReducer, ForeignReducer, MeanReducer, Redu
 from fastdml.rules import Closeness, RowLosses
 
 
+DISTANCES = {
+    "inner": "CosineSimilarity() or DotProductSimilarity()",
+    "euclidean": "LpDistance()",
+    "squared": "LpDistance(power=2)",
+}
+"""What has each kind of closeness."""
+
+
 class SingleLosses(NamedTuple):
     """Losses of one kind, each by itself: of anchors, pairs or triplets, with the indices of each.
 
@@ -79,8 +87,8 @@ class MetricLoss(nn.Module):
         self.closeness: Closeness = closeness_of(self.distance)
         if self.closeness.kind not in self.accepts:
             raise InputError(
-                f"distance of {type(self).__name__} must be a cosine similarity, "
-                f"got {type(self.distance).__name__}"
+                f"distance of {type(self).__name__} must be "
+                f"{' or '.join(DISTANCES[kind] for kind in self.accepts)}, got {self.distance!r}"
             )
         self.returns_rows = isinstance(reducer, str) and reducer == "none"
         if isinstance(reducer, str):

@@ -82,6 +82,10 @@ def test_any_number_of_centres_a_class(per_class: int, gamma: float, device: str
     assert_equals_the_dense_form(case.to(torch.float32).on(device))
 
 
+def test_the_spread_of_wide_centres(device: str) -> None:
+    assert_equals_the_dense_form(make_case("wide")._replace(spread=True).to(torch.float32).on(device))
+
+
 def test_centres_too_short_to_be_normalised(device: str) -> None:
     case = make_case("zero vectors").on(device)
     case.centres[3] *= 1e-14
@@ -179,7 +183,7 @@ def test_says_what_it_does_not_take(device: str) -> None:
         FORWARD(rows, centres.long(), labels, shares, per_class, *settings, True)
     with pytest.raises(RuntimeError, match="per_class must divide the number of centres, 150, got 4"):
         FORWARD(rows, centres, labels, shares, 4, *settings, True)
-    with pytest.raises(RuntimeError, match="there must be samples and centres of at least one coordinate"):
+    with pytest.raises(RuntimeError, match="rows and centres must not be empty, got 0 and 3600 numbers"):
         FORWARD(rows[:0], centres, labels[:0], shares, per_class, *settings, True)
 
 
