@@ -93,7 +93,7 @@ BLOCK_SIDE = {2: 4096, 4: 2048}
 # Samples against classes of several centres. Where a soft pool holds three numbers a class beside the
 # products, columns are few; a slab of the whole depth then keeps the samples on chip.
 PROXY_SUMS: Tiles = {
-    ("sm_80", "half"): [(128, Tile(128, 64, 128, 8, 2)), (None, Tile(128, 64, 64, 8, 3))],
+    ("sm_80", "half"): [(None, Tile(128, 64, 64, 8, 3))],
     ("sm_80", "tf32"): [(None, Tile(128, 64, 32, 8, 3))],
     ("sm_80", "ieee"): [(None, Tile(64, 64, 32, 8, 2))],
     ("sm_90", "half"): [
@@ -202,19 +202,20 @@ def proxy_tile(
 ) -> Tile:
     """Tile of the sweep over the classes, its columns classes."""
     if per_class == 1:
-        return forward_tile(arch, dtype, width, precision, light=True)
-    return _shallow(_find(PROXY_SUMS, arch, _kind(dtype, precision), width), width)
+        tile = forward_tile(arch, dtype, width, precision, light=True)._replace(registers=0)
+    else:
+        tile = _shallow(_find(PROXY_SUMS, arch, _kind(dtype, precision), width), width)
+    # masks, the target and the total take registers; so do the operands of products without wgmma or tcgen05,
+    # and the mask of a ragged last slab
+    widest = 64 if family(arch) in ("sm_80", "sm_120") else 128
+    if width > tile.depth and width % tile.depth:
+        widest //= 2
+    return tile._replace(columns=min(tile.columns, widest))
 
 
 def centre_tile(width: int, by_depth: bool) -> Tile:
     """Tile of the kernels that visit every centre; ``by_depth``: the numbers of a centre are neighbours."""
     return row_tile(width) if by_depth else Tile(64, 1, min(power_of_two(width), 32), 4, 3)
-
-
-def spread_tile(width: int, per_class: int) -> Tile:
-    """Tile of the kernels of distances within a class: rows for its centres, and a depth."""
-    rows = power_of_two(per_class, least=2)
-    return Tile(rows, 1, min(power_of_two(width), max(16, 4096 // rows)), 4, 2)
 
 
 def proxy_chunk(width: int, per_class: int, dtype: torch.dtype) -> int:

@@ -25,6 +25,7 @@ def proxy_forward(
     stored = centres.T if columns else centres
     classes, width = len(stored) // per_class, rows.shape[1]
     norms = torch.empty(len(stored), dtype=torch.float32, device=rows.device)
+    spread_of_class = norms.new_empty(classes if spread else 0)
     compared = rows.to(product).contiguous()
     sums = ProxySums(compared, labels.contiguous(), per_class, scale, gamma, precision_of(compared))
     most = configs.proxy_chunk(width, per_class, product)
@@ -34,11 +35,12 @@ def proxy_forward(
         chunk = Chunk(first, min(most, classes - first), places, places, per_class)
         pack_centres(packed, stored, norms, chunk, normalised, measure=True)
         sums.add(packed, first, chunk.classes)
+        if spread:
+            spread_of_class[first : first + chunk.classes] = spreads(stored, norms, chunk)
     # comparisons with NaN are false: sums would pass over it in silence
     poison = (rows * 0).sum(dim=1) + (norms * 0).sum()
     others, target, total = sums.statistics()
-    found = spreads(stored, norms, per_class) if spread else norms.new_empty(0)
-    return others + poison, target + poison, total + poison, found, norms
+    return others + poison, target + poison, total + poison, spread_of_class, norms
 
 
 def proxy_backward(
@@ -53,7 +55,7 @@ def proxy_backward(
     grad_centres = torch.empty_like(centres) if need_centres else centres.new_empty(0, 0)
     out = grad_centres.T if columns else grad_centres
     grads = torch.stack([grad_others, grad_target, grad_total])
-    grad_spread, unscale = grad_spread.contiguous(), None
+    unscale = None
     if product == torch.float16:
         unscale = _largest_weight(grads, scale, per_class) / HALF_SCALE
         grads, grad_spread = grads / unscale, grad_spread / unscale
@@ -73,7 +75,8 @@ def proxy_backward(
         if of_packed is None:
             continue
         if len(grad_spread):
-            add_spread_gradients(of_packed, grad_spread, stored, norms, chunk)
+            here = grad_spread[chunk.first : chunk.first + chunk.classes]
+            add_spread_gradients(of_packed, here, stored, norms, chunk)
         unpack_gradients(out, of_packed, unscale, stored, norms, chunk, normalised)
     return gradients.rows if unscale is None else gradients.rows * unscale, grad_centres
 

@@ -32,7 +32,8 @@ def load_centres(p_row, m_row, i_d, stride_depth, D: tl.constexpr, BK: tl.conste
     # [rows, BK] in fp32: dimensions i_d.. of centres as they are stored; zeros beyond D
     o_d = i_d + tl.arange(0, BK)
     m = m_row[:, None] & (o_d < D)[None, :]
-    return tl.load(p_row[:, None] + o_d.to(tl.int64)[None, :] * stride_depth, mask=m, other=0.0).to(tl.float32)
+    p = p_row[:, None] + o_d.to(tl.int64)[None, :] * stride_depth
+    return tl.load(p, mask=m, other=0.0).to(tl.float32)
 
 
 @triton.jit(do_not_specialize=["first", "n_centres", "n_classes", "n_block", "n_per_class"])

@@ -27,7 +27,7 @@ from fastdml.triton_kernels.pair_forward import pair_negatives_kernel, pair_posi
 from fastdml.triton_kernels.proxy_backward import proxy_weights_kernel
 from fastdml.triton_kernels.proxy_centres import pack_centres_kernel, unpack_gradients_kernel
 from fastdml.triton_kernels.proxy_forward import proxy_sums_kernel
-from fastdml.triton_kernels.proxy_spread import spread_gradients_kernel, spread_kernel
+from fastdml.triton_kernels.proxy_spread import centre_distances_kernel, spread_gradients_kernel
 from fastdml.triton_kernels.thresholds import (
     COLUMNS,
     GROUP,
@@ -246,17 +246,23 @@ def proxy_variants(
         pool | {"BM": tile.rows, "BN": tile.columns},
         tile.options(),
     )  # fmt: skip
-    tile = configs.spread_tile(width, per_class)
-    shape = {near: 1, "K": per_class, "D": width, "KP": tile.rows, "BK": tile.depth}
-    yield Variant("spread", spread_kernel, given | {"p_spread": "*fp32"}, shape, tile.options())
+    tile = configs.centre_tile(width, not columns)
+    shape = {near: 1, "D": width, "BM": tile.rows, "BK": tile.depth}
     yield Variant(
-        "spread_gradients",
-        spread_gradients_kernel,
-        given | {"p_grad": "*fp32", "p_out": "*fp32"}
-        | dict.fromkeys(("first", "n_classes", "n_block"), "i32"),
+        "centre_distances",
+        centre_distances_kernel,
+        given | {"p_distance": "*fp32", "apart": "fp32"}
+        | dict.fromkeys(("first", "n_centres", "n_per_class"), "i32"),
         shape,
         tile.options(),
     )  # fmt: skip
+    yield Variant(
+        "spread_gradients",
+        spread_gradients_kernel,
+        given | places | {"p_weight": "*fp32", "p_out": "*fp32"},
+        shape,
+        tile.options(),
+    )
 
 
 def compile_variant(variant: Variant, arch: str) -> Resources:
@@ -275,7 +281,7 @@ def compile_variant(variant: Variant, arch: str) -> Resources:
     aligned = {
         (i,): [["tt.divisibility", 16]]
         for i, name in enumerate(kernel.arg_names)
-        if name in STRIDES or str(given.get(name, "")).startswith("*")
+        if name in given and (name in STRIDES or given[name].startswith("*"))
     }
     source = ASTSource(kernel, signature, constants, aligned)
     compiled = triton.compile(source, target=TARGETS[arch], options=variant.options)

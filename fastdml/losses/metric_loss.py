@@ -16,7 +16,6 @@ from fastdml.errors import InputError
 from fastdml.reducers import DoNothingReducer, ForeignReducer, MeanReducer, Reducer, as_reducer
 from fastdml.rules import Closeness, RowLosses
 
-
 DISTANCES = {
     "inner": "CosineSimilarity() or DotProductSimilarity()",
     "euclidean": "LpDistance()",
