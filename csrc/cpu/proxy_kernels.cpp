@@ -98,7 +98,7 @@ void gather(const T *pooled, int64_t classes, int64_t samples, const int32_t *la
       most[j] = -infinity;
       target[j] = total[j] = T(0);
     }
-    for (int64_t c = 0; c < classes; ++c) {
+    for (int32_t c = 0; c < static_cast<int32_t>(classes); ++c) {
       const T *__restrict s = pooled + c * samples + first;
 #pragma omp simd
       for (int64_t j = 0; j < n; ++j) {
@@ -116,7 +116,7 @@ void gather(const T *pooled, int64_t classes, int64_t samples, const int32_t *la
       sum[j] = before == -infinity ? T(0) : sums.sum[first + j] * math.exp(before - now);
       sums.most[first + j] = now;
     }
-    for (int64_t c = 0; c < classes; ++c) {
+    for (int32_t c = 0; c < static_cast<int32_t>(classes); ++c) {
       const T *__restrict s = pooled + c * samples + first;
 #pragma omp simd
       for (int64_t j = 0; j < n; ++j) {
@@ -134,7 +134,7 @@ void gather(const T *pooled, int64_t classes, int64_t samples, const int32_t *la
 
 // Of one class: gradients by its pooled similarity, [n].
 template <typename T>
-void class_grads(const T *__restrict pooled, int64_t n, const int32_t *__restrict own, int64_t c, T scale,
+void class_grads(const T *__restrict pooled, int64_t n, const int32_t *__restrict own, int32_t c, T scale,
                  const ProxyGrads<T> &grads, int64_t first, T *__restrict out) {
   const VectorMath<T> math;
   const T *__restrict others = grads.others + first, *__restrict target = grads.target + first,
@@ -159,7 +159,7 @@ void weights(Pooling pooling, const ProxyTile<T> &tile, const int32_t *label, T 
         soften<T, true>(strip, pooled, sum, scratch);
       else
         closest(strip, pooled);
-      class_grads(pooled, strip.n, label + first, c, scale, grads, first, by_class);
+      class_grads(pooled, strip.n, label + first, static_cast<int32_t>(c), scale, grads, first, by_class);
       if (pooling == Pooling::soft)
         for (int64_t j = 0; j < strip.n; ++j)
           sum[j] = by_class[j] / sum[j];

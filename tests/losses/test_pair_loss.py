@@ -171,7 +171,7 @@ ROWS, LABELS = torch.randn(6, 4), torch.arange(6) // 2
         ),
         (
             lambda: losses.CircleLoss(distance=distances.DotProductSimilarity(normalize_embeddings=False)),
-            "distance of CircleLoss must be CosineSimilarity",
+            "distance of CircleLoss must be a cosine similarity",
         ),
         (lambda: losses.SupConLoss(0), "temperature must be a positive number, got 0"),
         (lambda: losses.NTXentLoss(-1), "temperature must be a positive number, got -1"),
