@@ -65,6 +65,12 @@ def loss_sweep(request: pytest.FixtureRequest) -> Sweep:
 
 
 @pytest.fixture(scope="session")
+def proxy_sweep(request: pytest.FixtureRequest) -> Sweep:
+    """The contest of all losses with centres of classes."""
+    return _sweep(request.config, "proxy_losses")
+
+
+@pytest.fixture(scope="session")
 def retrieval_sweep(request: pytest.FixtureRequest) -> Sweep:
     """The contest of exact evaluation."""
     return _sweep(request.config, "retrieval_evaluate")

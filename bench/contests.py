@@ -46,6 +46,13 @@ CONTESTS: Mapping[str, Contest] = {
         by_loss=True,
         note="Multi-Similarity with mining, the others of all pairs or triplets; same arguments in both.",
     ),
+    "proxy_losses": Contest(
+        "Every loss with centres of classes, forward and backward of one batch",
+        BOTH_WAYS,
+        by_loss=True,
+        note="11,318 classes as SOP trains, 10 centres each for the triples, 3 for sub-centre ArcFace, else "
+        "1; same arguments in both. Memory is beyond the centres and their gradient too.",
+    ),
     "retrieval_evaluate": Contest(METRICS_OF_A_SET, ("evaluate",), note=LESS_IN_PML),
     "retrieval_sop": Contest(
         f"{METRICS_OF_A_SET} as large as the test set of Stanford Online Products",
@@ -67,6 +74,10 @@ def find_contestants(contest: str, device: str) -> list[Contestant]:
         from bench.loss_peers import loss_contestants
 
         return loss_contestants(device)
+    if contest == "proxy_losses":
+        from bench.proxy_peers import proxy_contestants
+
+        return proxy_contestants(device)
     from bench.retrieval_peers import retrieval_contestants
 
     return retrieval_contestants(device)
@@ -82,6 +93,10 @@ def find_wrong(contest: str, device: str) -> dict[str, str]:
         from bench.loss_peers import check_losses
 
         return check_losses(device)
+    if contest == "proxy_losses":
+        from bench.proxy_peers import check_proxies
+
+        return check_proxies(device)
     from bench.retrieval_peers import check_retrieval
 
     return check_retrieval(device, uneven=contest == "retrieval_sop")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bench.loss_peers import LOSSES
+from bench.proxy_peers import LOSSES as PROXY_LOSSES
 from bench.results import Results, Row, Size
 from bench.tables import BETTER, NAMES, advantage, any_compared, cell, comparable, nowhere, tell_defeats_in
 
@@ -13,7 +14,7 @@ LIBRARIES = ("fastdml", "pml")
 
 def by_loss(results: Results) -> dict[str, Results]:
     """The rows of every loss by themselves, with the library as their provider."""
-    found: dict[str, list[Row]] = {name: [] for name in LOSSES}
+    found: dict[str, list[Row]] = {name: [] for name in (*LOSSES, *PROXY_LOSSES)}
     for row in results.rows:
         loss, library = row.provider.rsplit("/", 1)
         found.setdefault(loss, []).append(replace(row, provider=library))

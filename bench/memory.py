@@ -1,4 +1,4 @@
-"""Peak memory of one step beyond its inputs and its gradient.
+"""Peak memory of one step beyond its inputs, what it learns, and the gradients of both.
 
 On the CPU in a fresh process for every contestant and size: after a warm-up (libraries, threads) freed memory
 is handed back, the resident set's high-water mark is reset, and read after the step. On a GPU in this
@@ -31,9 +31,9 @@ ROOT = Path(__file__).resolve().parents[1]
 WARM_UP_SAMPLES = 8 * PER_CLASS
 DESCRIPTION = (
     "CPU: high-water mark of the resident set during one step in a fresh process, less the set before "
-    "it and less the gradient; memory_floor_mb is what the tiny warm-up step reads when repeated: the "
+    "it and less the gradients; memory_floor_mb is what the tiny warm-up step reads when repeated: the "
     "resolution. "
-    "CUDA: max_memory_allocated less memory_allocated before it and less the gradient"
+    "CUDA: max_memory_allocated less memory_allocated before it and less the gradients"
 )
 
 
@@ -100,12 +100,17 @@ def _cuda_peak(contestant: Contestant, work: Workload) -> Peak:
         embeddings, labels = work.make()
         take_step(function, embeddings, labels)  # compiles, and lets libraries take their workspaces
         embeddings.grad = None
+        parameters = list(getattr(function, "parameters", list)())
+        for parameter in parameters:
+            parameter.grad = None
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         take_step(function, embeddings, labels)
         torch.cuda.synchronize()
-        return Peak(max(0, torch.cuda.max_memory_allocated() - before - work.gradient_bytes))
+        gradient = work.gradient_bytes
+        gradient += sum(parameter.grad.nbytes for parameter in parameters if parameter.grad is not None)
+        return Peak(max(0, torch.cuda.max_memory_allocated() - before - gradient))
     except torch.OutOfMemoryError as error:
         error.__traceback__ = None
         return Peak(None, status="out of memory")
@@ -132,10 +137,14 @@ def _answer(request: dict[str, Any]) -> Peak:
 
 def _peak_of_step(function: Function, work: Workload) -> int:
     embeddings, labels = work.make()
+    parameters = list(getattr(function, "parameters", list)())
+    for parameter in parameters:
+        parameter.grad = None
     release_freed_memory()
     before = reset_high_water()
     take_step(function, embeddings, labels)
     gradient = 0 if embeddings.grad is None else work.gradient_bytes
+    gradient += sum(parameter.grad.nbytes for parameter in parameters if parameter.grad is not None)
     return max(0, high_water() - before - gradient)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from bench.contests import CONTESTS
 from bench.loss_peers import LOSSES, MINED
 from bench.loss_tables import by_loss
+from bench.proxy_peers import REGULARISED
 from bench.results import Results, Row, Size
 from bench.tables import comparable, ours, times
 
@@ -91,6 +92,19 @@ def _losses_on_cuda(results: Results) -> Iterator[Target]:
             yield _against_mined(views, loss, size)
 
 
+def _proxies_on_cpu(results: Results) -> Iterator[Target]:
+    size, views = Size(256, 64, "float32"), by_loss(results)
+    yield _of_loss(views, "soft-triple", lambda view: _speedup(view, size, "pml", 5.0))
+    yield _of_loss(views, "soft-triple", lambda view: _memory_ratio(view, size, "pml", 1 / 0.15))
+    own = ours(views[REGULARISED].find("time", "both", size)) if REGULARISED in views else None
+    plain = views["soft-triple"].find("time", "both", size).get("pml") if "soft-triple" in views else None
+    what, wanted = f"{REGULARISED}: speed against pml without the regulariser", "at least 5 x"
+    if own is None or plain is None or not own.p50 or plain.p50 is None or not comparable(own, plain):
+        yield Target(what, wanted, "", None)
+    else:
+        yield Target(what, wanted, times(plain.p50 / own.p50), plain.p50 >= 5 * own.p50)
+
+
 def _sop_on_cpu(results: Results) -> Iterator[Target]:
     yield _speedup(results, SOP, "faiss-cpu", 1.0)
     yield _memory(results, SOP, 200)
@@ -104,6 +118,7 @@ def _sop_on_cuda(results: Results) -> Iterator[Target]:
 TARGETS: Mapping[str, Mapping[str, Callable[[Results], Iterator[Target]]]] = {
     "pair_multi_similarity": {"cpu": _pair_on_cpu, "cuda": _pair_on_cuda},
     "pair_losses": {"cpu": _losses_on_cpu, "cuda": _losses_on_cuda},
+    "proxy_losses": {"cpu": _proxies_on_cpu},
     "retrieval_sop": {"cpu": _sop_on_cpu, "cuda": _sop_on_cuda},
 }
 

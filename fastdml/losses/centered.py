@@ -73,13 +73,19 @@ class CenteredLoss(MetricLoss):
         self.centers_per_class = centers_per_class
         self.ignore_index = ignore_index
         self.weight_regularizer, self.weight_reg_weight = weight_regularizer, weight_reg_weight
-        self.layout = CenterLayout(torch.full((num_classes,), centers_per_class))
+        with torch.device("cpu"):  # known also where the parameter is on the meta device
+            self.layout = CenterLayout(torch.full((num_classes,), centers_per_class))
         self.register_buffer("class_counts", None)
         count = num_classes * centers_per_class
         shape = (embedding_size, count) if self.columns else (count, embedding_size)
         parameter = nn.Parameter(torch.empty(shape))
-        (self.initialise if weight_init_func is None else weight_init_func)(parameter.data)
+        self.weight_init_func = weight_init_func
+        self.fill(parameter.data)
         self.register_parameter(self.parameter_name, parameter)
+
+    def fill(self, centers: Tensor) -> None:
+        """Gives the centres, laid out as the parameter is, the values that training starts from."""
+        (self.initialise if self.weight_init_func is None else self.weight_init_func)(centers)
 
     def initialise(self, centers: Tensor) -> None:
         """Fills the parameter where no ``weight_init_func`` is given."""
@@ -123,7 +129,7 @@ class CenteredLoss(MetricLoss):
             delta: how far a cosine may lie below 1; in [0, 2].
         """
         delta = _checked_delta(delta)
-        counts = torch.empty(self.num_classes, dtype=torch.int64)
+        counts = torch.empty(len(self.layout.order), dtype=torch.int64)
         for places, units in self._unit_blocks():
             counts[self.layout.order[places]] = merged(units, delta)[1].cpu()
         return counts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -145,7 +146,9 @@ class ProxyLoss(CenteredLoss):
         soft = labels.is_floating_point()
         sizes = [bucket.centers for bucket in layout.buckets]
         places = labels[:, layout.order.to(labels.device)] if soft else layout.label_places(labels)
-        stored = self.stored_centers().split(sizes, int(self.columns))
+        stored: Sequence[Tensor] = (self.stored_centers(),)
+        if len(sizes) > 1:  # the gradient of a split is a copy
+            stored = stored[0].split(sizes, int(self.columns))
         for bucket, centers in zip(layout.buckets, stored, strict=True):
             first, end = bucket.first_class, bucket.first_class + bucket.classes
             here = (places >= first) & (places < end) if not soft else None

@@ -89,7 +89,10 @@ class ProxyAnchorLoss(CenteredLoss):
             kept = labels != self.ignore_index
             embeddings, labels = embeddings[kept], labels[kept]
             factors = None if factors is None else factors[kept]
-        losses = self.proxy_losses(embeddings, labels, factors)
+        return self.finished(self.proxy_losses(embeddings, labels, factors), embeddings, labels)
+
+    def finished(self, losses: dict[str, RowLosses], embeddings: Tensor, labels: Tensor) -> Any:
+        """The result from the losses of the proxies."""
         classes = torch.arange(self.num_classes, device=labels.device)
         added = self.weight_regularisation()
         if self.lists_losses:
