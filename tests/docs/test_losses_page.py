@@ -13,10 +13,12 @@ from torch import nn
 from fastdml import distances, losses, miners, reducers
 from fastdml.errors import InputError
 from fastdml.losses import PairLoss
+from fastdml.losses.centered import CenteredLoss
 
 PAGE = (FOLDER / "losses.md").read_text(encoding="utf-8")
 DISTANCES = {
     "Euclidean": distances.LpDistance(),
+    "squared Euclidean": distances.LpDistance(power=2),
     "inner product of unit vectors": distances.DotProductSimilarity(),
     "cosine": distances.CosineSimilarity(),
 }
@@ -68,9 +70,26 @@ def test_defaults_and_presets_are_those_of_the_class(row: list[str]) -> None:
         kind(distance=distances.LpDistance())
 
 
+def test_every_loss_with_centres_has_a_row_that_says_what_it_is() -> None:
+    rows = table("class with centres")
+    shipped = {name for name in losses.__all__ if issubclass(getattr(losses, name), CenteredLoss)}
+    assert {classes(row[0])[0] for row in rows} == shipped - {"ProxyLoss"}
+    for name, _, _, count, distance, presets in rows:
+        kind = getattr(losses, classes(name)[0])
+        loss = kind(3, 4)
+        assert loss.centers_per_class == int(count)
+        assert next(one for words, one in DISTANCES.items() if distance.startswith(words)) == loss.distance
+        assert presets.split(", ") == list(kind.presets)
+        if "no other" in distance:
+            with pytest.raises(InputError, match="distance of"):
+                kind(3, 4, distance=distances.LpDistance())
+
+
 def test_every_wrapper_miner_distance_and_reducer_has_a_row() -> None:
     wrappers = re.findall(r"^\| `(\w+)\(", PAGE.split("## Wrappers")[1], re.MULTILINE)
-    shipped = {name for name in losses.__all__ if not issubclass(getattr(losses, name), PairLoss)}
+    shipped = {
+        name for name in losses.__all__ if not issubclass(getattr(losses, name), PairLoss | CenteredLoss)
+    }
     assert set(wrappers) == shipped
     rows = {name for row in table("class of `fastdml.miners`") for name in classes(row[0])}
     assert rows == {name for name in miners.__all__ if name.endswith("Miner")} - {"Miner"}
@@ -104,9 +123,11 @@ def test_what_is_fused_is_what_the_rules_say() -> None:
                 assert loss.rule().unsupported(loss.closeness, backend, torch.float32) is None
 
 
-def test_the_example_runs() -> None:
+def test_the_examples_run() -> None:
     embeddings = torch.randn(24, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
     names = {"embeddings": embeddings, "labels": torch.arange(24) // 4}
-    exec(blocks("losses.md", "python")[0], names)
-    assert embeddings.grad is not None
-    assert embeddings.grad.norm() > 0
+    for block in blocks("losses.md", "python"):
+        embeddings.grad = None
+        exec(block, names | {"torch": torch, "losses": losses})
+        assert embeddings.grad is not None
+        assert embeddings.grad.norm() > 0
