@@ -65,6 +65,12 @@ def loss_sweep(request: pytest.FixtureRequest) -> Sweep:
 
 
 @pytest.fixture(scope="session")
+def soft_triple_sweep(request: pytest.FixtureRequest) -> Sweep:
+    """The contest of SoftTriple by itself."""
+    return _sweep(request.config, "soft_triple")
+
+
+@pytest.fixture(scope="session")
 def proxy_sweep(request: pytest.FixtureRequest) -> Sweep:
     """The contest of all losses with centres of classes."""
     return _sweep(request.config, "proxy_losses")

@@ -46,6 +46,12 @@ CONTESTS: Mapping[str, Contest] = {
         by_loss=True,
         note="Multi-Similarity with mining, the others of all pairs or triplets; same arguments in both.",
     ),
+    "soft_triple": Contest(
+        "SoftTriple, forward and backward of one batch",
+        BOTH_WAYS,
+        note="10 centres for each of 11,318 classes (113,180 on a GPU), without the regulariser. Memory is "
+        "beyond the centres and their gradient too.",
+    ),
     "proxy_losses": Contest(
         "Every loss with centres of classes, forward and backward of one batch",
         BOTH_WAYS,
@@ -78,6 +84,10 @@ def find_contestants(contest: str, device: str) -> list[Contestant]:
         from bench.proxy_peers import proxy_contestants
 
         return proxy_contestants(device)
+    if contest == "soft_triple":
+        from bench.proxy_peers import soft_triple_contestants
+
+        return soft_triple_contestants(device)
     from bench.retrieval_peers import retrieval_contestants
 
     return retrieval_contestants(device)
@@ -97,6 +107,10 @@ def find_wrong(contest: str, device: str) -> dict[str, str]:
         from bench.proxy_peers import check_proxies
 
         return check_proxies(device)
+    if contest == "soft_triple":
+        from bench.proxy_peers import check_soft_triple
+
+        return check_soft_triple(device)
     from bench.retrieval_peers import check_retrieval
 
     return check_retrieval(device, uneven=contest == "retrieval_sop")

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastdml
 from bench.loss_peers import Library
-from bench.peers import Contestant, check_agreement, disagreements, pml_missing
+from bench.peers import Contestant, Function, check_agreement, disagreements, pml_missing
+from fastdml.backends import registry
 
 CLASSES, CENTRES = 11318, 10
 """As many classes as Stanford Online Products trains, with SoftTriple's number of centres."""
+CLASSES_ON_CUDA = 113_180
+"""What SoftTriple by itself is measured with on a GPU: 1,131,800 centres."""
+MARGIN, GAMMA, LA = 0.01, 0.1, 20.0
 REGULARISED = "soft-triple, regularised"
 
 
@@ -26,15 +32,15 @@ class WithCentres:
     Gradients of the centres do not gather from step to step, as a training loop would see to.
     """
 
-    def __init__(self, make: Any) -> None:
-        self.make = make
+    def __init__(self, make: Any, classes: int = CLASSES) -> None:
+        self.make, self.classes = make, classes
         self.module: nn.Module | None = None
 
     def __call__(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         if self.module is None:
             with torch.random.fork_rng():
                 torch.manual_seed(0)
-                self.module = self.make(num_classes=CLASSES, embedding_size=embeddings.shape[1])
+                self.module = self.make(num_classes=self.classes, embedding_size=embeddings.shape[1])
             wide = torch.float64 if embeddings.dtype == torch.float64 else torch.float32
             self.module.to(embeddings.device, wide)
         self.module.zero_grad(set_to_none=True)
@@ -44,6 +50,20 @@ class WithCentres:
     def parameters(self) -> Iterator[nn.Parameter]:
         """The centres, once there are any."""
         return iter(()) if self.module is None else self.module.parameters()
+
+
+class _On:
+    """A loss on one backend; the backward needs none, for the forward's choice is saved."""
+
+    def __init__(self, backend: str, loss: WithCentres) -> None:
+        self.backend, self.loss = backend, loss
+
+    def __call__(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        with fastdml.use_backend(self.backend):
+            return self.loss(embeddings, labels)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        return self.loss.parameters()
 
 
 @dataclass(frozen=True)
@@ -94,21 +114,74 @@ def proxy_contestants(device: str) -> list[Contestant]:
     return found
 
 
+class DenseSoftTriple(nn.Module):
+    """SoftTriple as its formula says, over all similarities [B, C, K]."""
+
+    def __init__(self, num_classes: int, embedding_size: int) -> None:
+        super().__init__()
+        self.fc = nn.Parameter(torch.empty(embedding_size, num_classes * CENTRES))
+        nn.init.kaiming_uniform_(self.fc, a=math.sqrt(5))
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The loss of a batch [B, D] with labels [B], a scalar."""
+        units = F.normalize(self.fc, dim=0).to(embeddings.dtype)
+        similarities = (F.normalize(embeddings, dim=1) @ units).unflatten(1, (-1, CENTRES))
+        shares = torch.softmax(similarities / GAMMA, dim=2)
+        classes = (shares * similarities).sum(dim=2)
+        own = labels[:, None] == torch.arange(classes.shape[1], device=labels.device)
+        return F.cross_entropy(LA * (classes - MARGIN * own).float(), labels)
+
+
+def _compiled(**sizes: int) -> nn.Module:
+    torch._dynamo.reset()  # keeps eight shapes
+    module = DenseSoftTriple(**sizes)
+    module.compile(dynamic=False, fullgraph=True)
+    return module
+
+
+def soft_triple_contestants(device: str) -> list[Contestant]:
+    """SoftTriple without its regulariser: fastdml's backends, the dense form, compiled or not, and PML."""
+    classes = CLASSES_ON_CUDA if device == "cuda" else CLASSES
+    peers = LOSSES["soft-triple"]
+
+    def fused(backend: str) -> Function:
+        loss = WithCentres(peers.make("fastdml").make, classes)
+        return _On(backend, loss)
+
+    names = ("triton", "cuda") if device == "cuda" else ("cpu",)
+    found = [
+        Contestant(
+            f"fastdml-{name}", partial(fused, name), registry.reason_against(name), compiles=name == "triton"
+        )
+        for name in names
+    ]
+    return [
+        *found,
+        Contestant("compiled", partial(WithCentres, _compiled, classes), compiles=True),
+        Contestant("dense", partial(WithCentres, DenseSoftTriple, classes)),
+        Contestant(
+            "pml",
+            lambda: WithCentres(peers.make("pytorch_metric_learning").make, classes),
+            pml_missing(),
+            largest_on_cpu=256,
+        ),
+    ]
+
+
+def check_soft_triple(device: str) -> dict[str, str]:
+    """The contestants of SoftTriple that differ from the dense form in float64, and how far off they are."""
+    classes = CLASSES_ON_CUDA if device == "cuda" else CLASSES
+    truth = _On("reference", WithCentres(LOSSES["soft-triple"].make("fastdml").make, classes))
+    found = check_agreement(soft_triple_contestants(device), device, samples=32, width=24, truth=truth)
+    return disagreements(found)
+
+
 def check_proxies(device: str, samples: int = 32, width: int = 24) -> dict[str, str]:
     """The contestants that differ from fastdml's dense form in float64, and how far off they are."""
     wrong: dict[str, str] = {}
     contestants = proxy_contestants(device)
     for name, peers in LOSSES.items():
         own = [contestant for contestant in contestants if contestant.name.startswith(f"{name}/")]
-        truth = _Dense(peers.make("fastdml"))
+        truth = _On("reference", peers.make("fastdml"))
         wrong |= disagreements(check_agreement(own, device, samples=samples, width=width, truth=truth))
     return wrong
-
-
-class _Dense:
-    def __init__(self, loss: WithCentres) -> None:
-        self.loss = loss
-
-    def __call__(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        with fastdml.use_backend("reference"):
-            return self.loss(embeddings, labels)

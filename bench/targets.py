@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from bench.contests import CONTESTS
 from bench.loss_peers import LOSSES, MINED
 from bench.loss_tables import by_loss
-from bench.proxy_peers import REGULARISED
+from bench.proxy_peers import CENTRES, CLASSES_ON_CUDA, REGULARISED
 from bench.results import Results, Row, Size
 from bench.tables import comparable, ours, times
 
@@ -92,6 +92,19 @@ def _losses_on_cuda(results: Results) -> Iterator[Target]:
             yield _against_mined(views, loss, size)
 
 
+def _soft_triple_on_cpu(results: Results) -> Iterator[Target]:
+    size = Size(256, 64, "float32")
+    yield _speedup(results, size, "pml", 5.0)
+    yield _memory_ratio(results, size, "pml", 1 / 0.15)
+
+
+def _soft_triple_on_cuda(results: Results) -> Iterator[Target]:
+    size = Size(4096, 512, "bfloat16")
+    yield _share_of_rate(results, "bf16", size, 0.4, 1e-12, "TFLOP/s", 8.0 * CLASSES_ON_CUDA * CENTRES)
+    yield _speedup(results, _largest_of(results, "compiled", 512, "bfloat16"), "compiled", 3.0)
+    yield _memory(results, size, 200)
+
+
 def _proxies_on_cpu(results: Results) -> Iterator[Target]:
     size, views = Size(256, 64, "float32"), by_loss(results)
     yield _of_loss(views, "soft-triple", lambda view: _speedup(view, size, "pml", 5.0))
@@ -118,6 +131,7 @@ def _sop_on_cuda(results: Results) -> Iterator[Target]:
 TARGETS: Mapping[str, Mapping[str, Callable[[Results], Iterator[Target]]]] = {
     "pair_multi_similarity": {"cpu": _pair_on_cpu, "cuda": _pair_on_cuda},
     "pair_losses": {"cpu": _losses_on_cpu, "cuda": _losses_on_cuda},
+    "soft_triple": {"cpu": _soft_triple_on_cpu, "cuda": _soft_triple_on_cuda},
     "proxy_losses": {"cpu": _proxies_on_cpu},
     "retrieval_sop": {"cpu": _sop_on_cpu, "cuda": _sop_on_cuda},
 }
@@ -169,9 +183,17 @@ def _ratio(results: Results, metric: str, size: Size | None, rival: str, what: s
 
 
 def _share_of_rate(
-    results: Results, ceiling: str, size: Size | None, wanted: float, scale: float, unit: str
+    results: Results,
+    ceiling: str,
+    size: Size | None,
+    wanted: float,
+    scale: float,
+    unit: str,
+    operations: float = 0.0,
 ) -> Target:
-    what = f"6 N^2 D over the measured {ceiling} rate at {_shown(size)}"
+    """Of the pair losses' ``6 N^2 D`` operations, or of ``operations`` for each of N D numbers."""
+    count = "operations" if operations else "6 N^2 D"
+    what = f"{count} over the measured {ceiling} rate at {_shown(size)}"
     own = ours(results.find("time", "both", size)) if size else None
     target = f"at least {wanted:.0%}"
     if size is None or own is None or not own.p50:
@@ -179,7 +201,7 @@ def _share_of_rate(
     measured = results.runs[own.run].get("ceilings", {}).get(ceiling)
     if not measured:
         return Target(what, target, "no rate in that run", None)
-    rate = 6.0 * size.samples**2 * size.width * scale / (own.p50 / 1e3)
+    rate = (operations or 6.0 * size.samples) * size.samples * size.width * scale / (own.p50 / 1e3)
     share = rate / measured["p50"]
     return Target(what, target, f"{share:.0%} ({rate:.4g} of {measured['p50']:.4g} {unit})", share >= wanted)
 
