@@ -90,9 +90,32 @@ BLOCK: Tiles = {
 }
 # Elements on a side of a block of weights, by the bytes of one: 32 MB, or 16 MB in float32, of 50 MB of L2.
 BLOCK_SIDE = {2: 4096, 4: 2048}
-# Samples against classes of several centres. Where a soft pool holds three numbers a class beside the
-# products, columns are few; a slab of the whole depth then keeps the samples on chip.
-PROXY_SUMS: Tiles = {
+# Samples against classes of one centre: masks, the target and the total take the registers of wider tiles.
+PROXY_ONE: Tiles = {
+    ("sm_80", "half"): [(None, Tile(128, 64, 32, 8, 4))],
+    ("sm_80", "tf32"): [(None, Tile(128, 32, 32, 8, 3))],
+    ("sm_80", "ieee"): [(None, Tile(128, 64, 32, 8, 2))],
+    ("sm_90", "half"): [
+        (128, Tile(128, 128, 128, 8, 2)),
+        (256, Tile(128, 128, 256, 8, 2)),
+        (None, Tile(128, 128, 64, 8, 3)),
+    ],
+    ("sm_90", "tf32"): [(None, Tile(128, 128, 32, 8, 3))],
+    ("sm_90", "ieee"): [(None, Tile(128, 64, 32, 8, 3))],
+    ("sm_100", "half"): [(None, Tile(128, 128, 64, 8, 3))],
+    ("sm_100", "tf32"): [(None, Tile(128, 64, 32, 8, 3))],
+    ("sm_100", "ieee"): [(None, Tile(128, 64, 32, 8, 2))],
+    ("sm_120", "half"): [(None, Tile(128, 64, 32, 8, 4))],
+    ("sm_120", "tf32"): [(None, Tile(128, 64, 32, 8, 3))],
+    ("sm_120", "ieee"): [(None, Tile(128, 64, 32, 8, 2))],
+    ("gfx942", "half"): [(None, Tile(128, 128, 64, 8, 2))],
+    ("gfx942", "ieee"): [(None, Tile(128, 64, 32, 8, 2))],
+    ("interpreter", "half"): [(None, Tile(32, 16, 64, 4, 1))],
+    ("interpreter", "ieee"): [(None, Tile(32, 16, 64, 4, 1))],
+}
+# Of several centres a soft pool holds three numbers a class beside the products, so columns are few; a slab
+# of the whole depth then keeps the samples on chip, and L2 delivers centres alone.
+PROXY_SEVERAL: Tiles = {
     ("sm_80", "half"): [(None, Tile(128, 64, 64, 8, 3))],
     ("sm_80", "tf32"): [(None, Tile(128, 64, 32, 8, 3))],
     ("sm_80", "ieee"): [(None, Tile(64, 64, 32, 8, 2))],
@@ -117,8 +140,10 @@ PROXY_SUMS: Tiles = {
 }
 # Similarities become weights where they lie; one tile of all centres of its classes fits the L1.
 PROXY_WEIGHTS = Tile(8, 128, 1, 4, 1)
-# Bytes of centres that are packed at once; similarities of a block, 32 MB, of 50 MB of L2; its samples at most.
-PROXY_PACKED, PROXY_SIMILARITIES, PROXY_SAMPLES = 1 << 25, 1 << 23, 4096
+# Bytes of centres that are packed at once.
+PROXY_PACKED = 1 << 25
+# Similarities of a block, 32 MB of 50 MB of L2, and its samples at most.
+PROXY_SIMILARITIES, PROXY_SAMPLES = 1 << 23, 4096
 # Classes are taken so many at a time, that rows of weights are aligned.
 PROXY_STEP = 16
 
@@ -197,25 +222,18 @@ def row_tile(width: int) -> Tile:
     return Tile(max(1, 2048 // depth), 1, depth, 4, 3)
 
 
-def proxy_tile(
-    arch: str, dtype: torch.dtype, width: int, precision: str, per_class: int, soft: bool
-) -> Tile:
+def proxy_tile(arch: str, dtype: torch.dtype, width: int, precision: str, per_class: int) -> Tile:
     """Tile of the sweep over the classes, its columns classes."""
-    if per_class == 1:
-        tile = forward_tile(arch, dtype, width, precision, light=True)._replace(registers=0)
-    else:
-        tile = _shallow(_find(PROXY_SUMS, arch, _kind(dtype, precision), width), width)
-    # masks, the target and the total take registers; so do the operands of products without wgmma or tcgen05,
-    # and the mask of a ragged last slab
-    widest = 64 if family(arch) in ("sm_80", "sm_120") else 128
-    if width > tile.depth and width % tile.depth:
-        widest //= 2
-    return tile._replace(columns=min(tile.columns, widest))
+    tiles = PROXY_ONE if per_class == 1 else PROXY_SEVERAL
+    tile = _shallow(_find(tiles, arch, _kind(dtype, precision), width), width)
+    # the mask of a ragged last slab takes registers
+    ragged = width > tile.depth and width % tile.depth
+    return tile._replace(columns=tile.columns // 2) if ragged else tile
 
 
 def centre_tile(width: int, by_depth: bool) -> Tile:
     """Tile of the kernels that visit every centre; ``by_depth``: the numbers of a centre are neighbours."""
-    return row_tile(width) if by_depth else Tile(64, 1, min(power_of_two(width), 32), 4, 3)
+    return row_tile(width) if by_depth else Tile(64, 1, min(power_of_two(width), 32), 8, 3)
 
 
 def proxy_chunk(width: int, per_class: int, dtype: torch.dtype) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastdml.triton_kernels import configs
-from fastdml.triton_kernels.pair import HALF_SCALE, precision_of
+from fastdml.triton_kernels.pair import DTYPES, HALF_SCALE, precision_of
 from fastdml.triton_kernels.proxy_backward import ProxyGradients, Samples
 from fastdml.triton_kernels.proxy_centres import Chunk, pack_centres, unpack_gradients
 from fastdml.triton_kernels.proxy_forward import ProxySums
@@ -21,7 +21,7 @@ def proxy_forward(
     normalised: bool, scale: float, gamma: float, product: torch.dtype, spread: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Statistics ``others``, ``target``, ``total`` [B] and ``spread`` [C] or [0], and norms [C K]."""
-    _refuse(rows, shares)
+    _refuse(rows, shares, product)
     stored = centres.T if columns else centres
     classes, width = len(stored) // per_class, rows.shape[1]
     norms = torch.empty(len(stored), dtype=torch.float32, device=rows.device)
@@ -50,9 +50,9 @@ def proxy_backward(
     need_centres: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Gradients of the rows, float32, and of the centres; [0, D] and [0, 0] where not needed."""
-    _refuse(rows, shares)
+    _refuse(rows, shares, product)
     stored = centres.T if columns else centres
-    grad_centres = torch.empty_like(centres) if need_centres else centres.new_empty(0, 0)
+    grad_centres = centres.new_empty(centres.shape if need_centres else (0, 0))
     out = grad_centres.T if columns else grad_centres
     grads = torch.stack([grad_others, grad_target, grad_total])
     unscale = None
@@ -81,9 +81,11 @@ def proxy_backward(
     return gradients.rows if unscale is None else gradients.rows * unscale, grad_centres
 
 
-def _refuse(rows: Tensor, shares: Tensor | None) -> None:
+def _refuse(rows: Tensor, shares: Tensor | None, product: torch.dtype) -> None:
     if rows.dtype != torch.float32:
         raise TypeError(f"rows must be float32 on triton, got {rows.dtype}")
+    if product not in DTYPES:
+        raise TypeError(f"product must be float16, bfloat16 or float32 on triton, got {product}")
     if shares is not None:
         raise ValueError(f"shares must be None on triton, got a tensor {list(shares.shape)}")
 

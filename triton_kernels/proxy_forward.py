@@ -104,7 +104,7 @@ class ProxySums:
         self._rows, self._labels, self._precision = rows, labels, precision
         self._per_class, self._scale, self._gamma = per_class, scale, gamma
         arch = configs.arch(rows)
-        self.tile = configs.proxy_tile(arch, rows.dtype, rows.shape[1], precision, per_class, gamma > 0)
+        self.tile = configs.proxy_tile(arch, rows.dtype, rows.shape[1], precision, per_class)
         self._sums: Tensor | None = None
 
     def add(self, packed: Tensor, first: int, classes: int) -> None:
@@ -118,7 +118,7 @@ class ProxySums:
         row_blocks = triton.cdiv(count, tile.rows)
         if self._sums is None:
             splits = configs.class_splits(self._rows, row_blocks, triton.cdiv(classes, tile.columns))
-            self._sums = torch.zeros(SUMS.value, splits, count, device=packed.device)
+            self._sums = torch.zeros(SUMS.value, splits, count, dtype=torch.float32, device=packed.device)
             self._sums[0] = -math.inf
         proxy_sums_kernel[(row_blocks, self._sums.shape[1])](
             self._rows, packed, self._labels, self._sums, count, classes, packed.shape[1], first,

@@ -219,7 +219,7 @@ def proxy_variants(
         shape | {near.replace("_", "_out_"): 1} | ({} if scaled else {"p_unscale": None}),
         tile.options(),
     )
-    tile = configs.proxy_tile(arch, dtype, width, precision, per_class, soft)
+    tile = configs.proxy_tile(arch, dtype, width, precision, per_class)
     pool = {"K": per_class, "SOFT": soft}
     counts = dict.fromkeys(("n_rows", "n_classes", "n_places", "first"), "i32")
     yield Variant(
@@ -281,7 +281,7 @@ def compile_variant(variant: Variant, arch: str) -> Resources:
     aligned = {
         (i,): [["tt.divisibility", 16]]
         for i, name in enumerate(kernel.arg_names)
-        if name in given and (name in STRIDES or given[name].startswith("*"))
+        if name in given and (name in STRIDES or str(given[name]).startswith("*"))
     }
     source = ASTSource(kernel, signature, constants, aligned)
     compiled = triton.compile(source, target=TARGETS[arch], options=variant.options)

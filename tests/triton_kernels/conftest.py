@@ -9,7 +9,17 @@ import os
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 
 collect_ignore = (
-    ["test_ahead_of_time.py", "test_proxy_ahead_of_time.py", "test_thresholds_ahead_of_time.py", "test_under_interpreter.py"]
+    [
+        "test_ahead_of_time.py",
+        "test_proxy_ahead_of_time.py",
+        "test_thresholds_ahead_of_time.py",
+        "test_under_interpreter.py",
+    ]
     if INTERPRETED
-    else ["test_pair_interpreted.py", "test_proxy_interpreted.py", "test_thresholds_interpreted.py", "test_user_terms_interpreted.py"]
+    else [
+        "test_pair_interpreted.py",
+        "test_proxy_interpreted.py",
+        "test_thresholds_interpreted.py",
+        "test_user_terms_interpreted.py",
+    ]
 )

@@ -11,7 +11,12 @@ import pytest
 pytest.importorskip("triton")
 
 FOLDER = Path(__file__).parent
-NAMES = ("test_pair_interpreted.py", "test_proxy_interpreted.py", "test_thresholds_interpreted.py", "test_user_terms_interpreted.py")
+NAMES = (
+    "test_pair_interpreted.py",
+    "test_proxy_interpreted.py",
+    "test_thresholds_interpreted.py",
+    "test_user_terms_interpreted.py",
+)
 
 
 @pytest.fixture(scope="module")
