@@ -1,8 +1,8 @@
 """Fused deep-metric-learning losses: no N x N similarity matrix, no list of triplets.
 
 `fastdml.losses` holds the loss modules, `fastdml.miners` their lazy miners, `fastdml.functional` the same as
-functions, `fastdml.rules` what losses are made of, `fastdml.gpw` their pair weights. All are imported when
-they are first used, torch with them.
+functions, `fastdml.rules` what losses are made of, `fastdml.gpw` their pair weights, `fastdml.recipes` how
+papers trained with them. All are imported when they are first used, torch with them.
 """
 
 from __future__ import annotations
@@ -11,13 +11,35 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastdml import data, functional, gpw, losses, miners, retrieval, rules, training
+    from fastdml import (
+        data,
+        distributed,
+        functional,
+        gpw,
+        losses,
+        miners,
+        recipes,
+        retrieval,
+        rules,
+        training,
+    )
     from fastdml.backends.registry import available_backends, use_backend
     from fastdml.errors import BackendError, InputError, RuleError
 
 __version__ = "0.1.0"
 
-_SUBMODULES = ("data", "functional", "gpw", "losses", "miners", "retrieval", "rules", "training")
+_SUBMODULES = (
+    "data",
+    "distributed",
+    "functional",
+    "gpw",
+    "losses",
+    "miners",
+    "recipes",
+    "retrieval",
+    "rules",
+    "training",
+)
 _NAMES = {
     "BackendError": "errors",
     "InputError": "errors",
@@ -33,10 +55,12 @@ __all__ = [
     "__version__",
     "available_backends",
     "data",
+    "distributed",
     "functional",
     "gpw",
     "losses",
     "miners",
+    "recipes",
     "retrieval",
     "rules",
     "training",

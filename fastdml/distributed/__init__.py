@@ -1,0 +1,18 @@
+"""Losses over the ranks of torch.distributed."""
+
+from fastdml.distributed.checkpoint import (
+    full_optimizer_state_dict,
+    full_state_dict,
+    load_full_optimizer_state_dict,
+    load_full_state_dict,
+)
+from fastdml.distributed.sharded_centers import ShardedCenters, shard_centers
+
+__all__ = [
+    "ShardedCenters",
+    "full_optimizer_state_dict",
+    "full_state_dict",
+    "load_full_optimizer_state_dict",
+    "load_full_state_dict",
+    "shard_centers",
+]

@@ -1,0 +1,115 @@
+"""What ranks exchange, differentiable: rows gathered from all ranks, and sums over them.
+
+Every rank computes the same loss from what is gathered, so that a gradient that arrives from the loss is
+already the same on every rank. Only what a rank computed from its own centres is a part, to be summed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# torch 2.13 gave these two other names
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+
+class Parts(NamedTuple):
+    """How rows are divided over the ranks of a group."""
+
+    counts: tuple[int, ...]
+    """The rows of every rank."""
+    rank: int
+    """This one."""
+    group: dist.ProcessGroup | None
+
+    def own(self, rows: Tensor) -> Tensor:
+        """This rank's of the rows of all."""
+        return rows.split(self.counts)[self.rank]
+
+
+def gathered(rows: Tensor, parts: Parts) -> Tensor:
+    """The rows of all ranks, [sum of counts, ...], in the order of the ranks; no gradient."""
+    most = max(parts.counts)
+    if not most:
+        return rows
+    padded = rows.new_zeros(most, *rows.shape[1:])
+    padded[: len(rows)] = rows
+    everyone = rows.new_empty(len(parts.counts) * most, *rows.shape[1:])
+    _all_gather(everyone, padded, group=parts.group)
+    blocks = everyone.split(most)
+    return torch.cat([block[:count] for block, count in zip(blocks, parts.counts, strict=True)])
+
+
+def summed_own(rows: Tensor, parts: Parts) -> Tensor:
+    """This rank's of the rows of all, [sum of counts, ...], summed over the ranks; no gradient."""
+    most = max(parts.counts)
+    if not most:
+        return rows
+    padded = rows.new_zeros(len(parts.counts), most, *rows.shape[1:])
+    for block, part in zip(padded, rows.split(parts.counts), strict=True):
+        block[: len(part)] = part
+    own = torch.empty_like(padded[0])
+    _reduce_scatter(own, padded.flatten(0, 1), group=parts.group)
+    return own[: parts.counts[parts.rank]]
+
+
+class GatheredEmbeddings(torch.autograd.Function):
+    """Embeddings of all ranks, of which every rank has a part of the gradient; these are summed."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, parts: Parts, dtype: torch.dtype, factor: int) -> Tensor:
+        """[sum of counts, D] of ``dtype``; gradients are summed in it, then multiplied by ``factor``."""
+        ctx.parts, ctx.dtype, ctx.factor = parts, rows.dtype, factor
+        return gathered(rows, parts).to(dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        own = summed_own(grad, ctx.parts) * ctx.factor
+        return own.to(ctx.dtype), None, None, None
+
+
+class GatheredValues(torch.autograd.Function):
+    """Values of all ranks, of which every rank has the whole gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, parts: Parts) -> Tensor:
+        ctx.parts = parts
+        return gathered(rows, parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        return ctx.parts.own(grad), None
+
+
+class LogSumExpAndSum(torch.autograd.Function):
+    """The log-sum-exp over ranks of some numbers and the sum of others: one all-reduce for the maximum, one
+    for all sums.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, exponents: Tensor, terms: Tensor, group: dist.ProcessGroup | None
+    ) -> tuple[Tensor, Tensor]:
+        top = exponents.clone()
+        dist.all_reduce(top, dist.ReduceOp.MAX, group=group)
+        top = top.masked_fill(top.isinf(), 0)
+        # a maximum may pass over NaN, this sum does not
+        sums = torch.cat([(exponents - top).exp(), terms])
+        dist.all_reduce(sums, group=group)
+        result = top + sums[: len(top)].log()
+        ctx.save_for_backward(exponents, result)
+        return result, sums[len(top) :].clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_result: Tensor, grad_sums: Tensor) -> tuple[Any, ...]:
+        exponents, result = ctx.saved_tensors
+        shares = (exponents - result.masked_fill(result.isinf(), 0)).exp()
+        return grad_result * shares, grad_sums, None
