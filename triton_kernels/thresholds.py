@@ -140,14 +140,11 @@ def threshold_backward(
             KIND=closeness % 4, BN=COLUMNS, num_warps=WARPS,
         )  # fmt: skip
         at = slice(first, first + len(weights))
-        if need_rows:
-            grad_rows[at].addmm_(weights, others)
-        if need_refs or refs is None:
-            grad_others.addmm_(weights.T, rows[at])
-        if not compared_by.normalised and compared_by.kind != "inner":
-            # a distance that is not of unit rows also falls with either squared length
-            grad_rows[at] -= weights.sum(dim=1, keepdim=True) * rows[at]
-            grad_others -= weights.sum(dim=0)[:, None] * others
+        compared_by.add_gradients(
+            weights, rows[at], others,
+            grad_rows[at] if need_rows else None,
+            grad_others if need_refs or refs is None else None,
+        )  # fmt: skip
     nothing = rows.new_empty(0, rows.shape[1])
     return (
         grad_rows if need_rows else nothing,

@@ -201,14 +201,11 @@ def _backward(
             first_weight, second_weight = _checked(made.positive_weights, block.c, positive_row)
             weights = torch.where(positive, first_weight * pull + second_weight * second, weights)
             weights = weights * pairs.closeness.slope(block.c)
-            if need_anchors:
-                grads[block.at] += weights @ pairs.refs
-            if need_candidates or self_pairs:
-                ref_grads += weights.T @ pairs.rows[block.at]
-            if not pairs.closeness.normalised and pairs.closeness.kind != "inner":
-                # the closeness falls with either squared length, half as fast as it rises with the product
-                grads[block.at] -= weights.sum(dim=1, keepdim=True) * pairs.rows[block.at]
-                ref_grads -= weights.sum(dim=0)[:, None] * pairs.refs
+            pairs.closeness.add_gradients(
+                weights, pairs.rows[block.at], pairs.refs,
+                grads[block.at] if need_anchors else None,
+                ref_grads if need_candidates or self_pairs else None,
+            )  # fmt: skip
     nothing = grads.new_empty(0, grads.shape[1])
     found = _through_normalisation(pairs, grads, pairs.given) if need_anchors else nothing
     if self_pairs or not need_candidates:

@@ -134,14 +134,11 @@ def _backward(
             # what lies beyond k thresholds bears the gradients of the k least
             shares = torch.cat([grads.new_zeros(len(grads), 1), grads], dim=1).to(c.dtype)
             weights = shares.gather(1, torch.searchsorted(table, c)) * compared_by.slope(c)
-            if need_rows:
-                grad_rows[block.at] += weights @ others
-            if need_refs or refs is None:
-                grad_others += weights.T @ rows[block.at]
-            if not compared_by.normalised and compared_by.kind != "inner":
-                # a distance that is not of unit rows also falls with either squared length
-                grad_rows[block.at] -= weights.sum(dim=1, keepdim=True) * rows[block.at]
-                grad_others -= weights.sum(dim=0)[:, None] * others
+            compared_by.add_gradients(
+                weights, rows[block.at], others,
+                grad_rows[block.at] if need_rows else None,
+                grad_others if need_refs or refs is None else None,
+            )  # fmt: skip
     return (
         grad_rows if need_rows else nothing,
         grad_others if need_refs and refs is not None else nothing.clone(),

@@ -71,5 +71,29 @@ class Closeness(NamedTuple):
         apart = closeness != 0
         return torch.where(apart, -1 / torch.where(apart, closeness, -1), 0)
 
+    def add_gradients(
+        self, weights: Tensor, rows: Tensor, refs: Tensor, grad_rows: Tensor | None, grad_refs: Tensor | None
+    ) -> None:
+        """Adds what the weights of a block of pairs say to the gradients of its rows.
+
+        Args:
+            weights: [B, M], gradients by the inner products.
+            rows: [B, D] as they are compared.
+            refs: [M, D] likewise.
+            grad_rows: [B, D], or None: not needed.
+            grad_refs: [M, D], or None.
+        """
+        moves = not self.normalised and self.kind != "inner"
+        if grad_rows is not None:
+            grad_rows.addmm_(weights, refs)
+            if (
+                moves
+            ):  # the closeness falls with either squared length, half as fast as it rises with the product
+                grad_rows -= weights.sum(dim=1, keepdim=True) * rows
+        if grad_refs is not None:
+            grad_refs.addmm_(weights.T, rows)
+            if moves:
+                grad_refs -= weights.sum(dim=0)[:, None] * refs
+
 
 COSINE = Closeness()

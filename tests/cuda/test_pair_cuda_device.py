@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from captured import assert_replays
 from pair_cases import CASES, losses_and_gradients
 from test_pair_cuda import DTYPES, FAMILIES, assert_equals_the_reference, place
 from torch import Tensor
@@ -40,20 +41,7 @@ def test_a_captured_graph_repeats_the_step(dtype: torch.dtype) -> None:
         return losses_and_gradients(CASE, Batch(embeddings, labels), upstream, "cuda")
 
     upstream = torch.rand(2500, device="cuda")
-    fill()
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
-    for _ in range(2):
-        fill()
-        graph.replay()
-        for found, wanted in zip(captured, step(), strict=True):
-            torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-8)
+    assert_replays(fill, step, 1e-8)
 
 
 def test_memory_beside_rows_and_gradients_is_constant() -> None:

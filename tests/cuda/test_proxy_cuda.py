@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from captured import assert_replays
 from proxy_cases import CASES, ProxyCase, assert_all_as_accurate, make_case, statistics_and_gradients
 from torch import Tensor
 
@@ -216,17 +217,4 @@ def test_a_captured_graph_repeats_the_step() -> None:
         gradients = BACKWARD(*backward_arguments(case), True, True)
         return [*FORWARD(*arguments(case), True), *gradients]
 
-    fill()
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
-    for _ in range(2):
-        fill()
-        graph.replay()
-        for found, wanted in zip(captured, step(), strict=True):
-            torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+    assert_replays(fill, step, 1e-6)

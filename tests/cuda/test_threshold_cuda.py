@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from captured import assert_replays
 from torch import Tensor
 
 import fastdml
@@ -361,17 +362,4 @@ def test_a_captured_graph_repeats_the_step() -> None:
             "cuda", compared_sides(Closeness("euclidean"), embeddings, labels), thresholds - 1, offsets
         )
 
-    fill()
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
-    for _ in range(2):
-        fill()
-        graph.replay()
-        for found, wanted in zip(captured, step(), strict=True):
-            torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    assert_replays(fill, step, 1e-5)
