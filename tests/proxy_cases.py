@@ -94,6 +94,7 @@ def make_case(name: str) -> ProxyCase:
         case = made(20, 12, 10, Centres(2, 0.1), spread=True)
         case.rows[[0, 5]] = 0
         case.centres[[0, 1, 9]] = 0
+        case.centres[[4, 7]] *= 3e-13 / case.centres[[4, 7]].norm(dim=1, keepdim=True)
         return case
     if name == "sharp":  # exponents far beyond float32
         return made(20, 12, 10, Centres(4, 0.002, columns=True), scale=300.0)

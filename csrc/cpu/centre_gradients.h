@@ -10,15 +10,13 @@
 
 namespace fastdml {
 
-// Borrows memory for the centres of the classes and their gradients, twice [centres, width].
 template <typename T> class CentreGradients {
 public:
-  CentreGradients(const ProxyProblem<T> &problem, const ProxyKernels<T> &kernels, const T *inverse, T *memory,
+  CentreGradients(const ProxyProblem<T> &problem, const ProxyKernels<T> &kernels, const T *inverse,
                   int64_t first_class, int64_t classes)
       : problem_(problem), kernels_(kernels), first_(first_class * problem.per_class),
-        count_(classes * problem.per_class), classes_(classes), inverse_(inverse + first_), units_(memory),
-        grads_(memory + count_ * problem.width), gram_(problem.per_class * problem.per_class),
-        factors_(gram_.size()) {}
+        count_(classes * problem.per_class), classes_(classes), inverse_(inverse + first_),
+        gram_(problem.per_class * problem.per_class), factors_(gram_.size()) {}
 
   // spread[c] = sum of sqrt(2 + 1e-5 - 2 <u_s, u_t>) over the pairs of centres of each class.
   void find_spread(T *spread) {
@@ -38,6 +36,7 @@ public:
   void finish_with_spread(const T *grad_spread, const T *along, T *grad_centres) {
     load_units();
     const int64_t k = problem_.per_class, class_size = k * problem_.width;
+    grads_.resize(units_.size());
     for (int64_t c = 0; c < classes_; ++c) {
       find_gram(c);
       for (int64_t s = 0; s < k; ++s) {
@@ -46,12 +45,14 @@ public:
         for (int64_t t = 0; t < k; ++t)
           if (t != s) {
             const T weight = -grad_spread[c] / distance(s, t);
-            own += weight * gram_[s * k + t];
+            if (inverse_[centre] < T(1 / smallest_norm))
+              own += weight * gram_[s * k + t];
             factors_[s * k + t] = weight * inverse_[centre];
           }
         factors_[s * k + s] = -own * inverse_[centre];
       }
-      kernels_.mix(factors_.data(), units_ + c * class_size, k, problem_.width, grads_ + c * class_size);
+      kernels_.mix(factors_.data(), units_.data() + c * class_size, k, problem_.width,
+                   grads_.data() + c * class_size);
     }
     add_grads(grad_centres);
   }
@@ -73,6 +74,7 @@ public:
 private:
   void load_units() {
     const int64_t width = problem_.width;
+    units_.resize(count_ * width);
     for_each_stored([&](int64_t at, int64_t k, int64_t d) {
       units_[k * width + d] = problem_.centres[at] * inverse_[k];
     });
@@ -97,7 +99,7 @@ private:
 
   void find_gram(int64_t c) {
     const int64_t k = problem_.per_class;
-    kernels_.gram(units_ + c * k * problem_.width, k, problem_.width, gram_.data());
+    kernels_.gram(units_.data() + c * k * problem_.width, k, problem_.width, gram_.data());
   }
 
   // The 1e-5 (fastdml.rules.proxy.APART) keeps the slope finite once centres have merged.
@@ -109,8 +111,7 @@ private:
   const ProxyKernels<T> &kernels_;
   int64_t first_, count_, classes_;
   const T *inverse_;
-  T *units_, *grads_;
-  std::vector<T> gram_, factors_;
+  std::vector<T> units_, grads_, gram_, factors_; // units and their gradients [count, width]
 };
 
 } // namespace fastdml

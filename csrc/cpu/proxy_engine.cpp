@@ -22,8 +22,8 @@ namespace {
 
 constexpr int64_t samples_of_a_block = 256;
 constexpr int64_t tile_elements = 1 << 16; // 256 KB of fp32: half of a common L2
+constexpr int64_t tile_centres = 2048;     // of few samples: sums stay short, and workers' memory small
 constexpr int64_t tasks_of_a_thread = 4;   // so that a thread that was held up is helped out
-constexpr double smallest_norm = 1e-12;    // as torch's normalize
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -44,15 +44,17 @@ public:
       : problem_(problem), kernels_(proxy_kernels_for_this_cpu<T>()),
         blocks_(divide_up(problem.samples, samples_of_a_block)),
         block_samples_(divide_up(problem.samples, blocks_)),
-        tile_classes_(
-            std::clamp<int64_t>(tile_elements / (block_samples_ * problem.per_class), 1, problem.classes)) {
+        tile_classes_(std::clamp<int64_t>(
+            std::min(tile_elements / block_samples_, tile_centres) / problem.per_class, 1, problem.classes)),
+        piece_classes_(
+            std::clamp<int64_t>(tile_elements / (problem.per_class * problem.width), 1, problem.classes)) {
     const int64_t threads = torch::stable::get_num_threads(),
                   tiles = divide_up(problem.classes, tile_classes_);
     strips_ = std::min(tiles, threads * (blocks_ < tasks_of_a_thread ? tasks_of_a_thread : 1));
     groups_ = divide_up(strips_, blocks_);
     const int64_t centres = tile_classes_ * problem.per_class;
-    worker_elements_ = centres * block_samples_ + tile_classes_ * block_samples_ +
-                       proxy_scratch(problem.per_class) + 2 * centres * problem.width;
+    worker_elements_ =
+        centres * block_samples_ + tile_classes_ * block_samples_ + proxy_scratch(problem.per_class);
     memory_.reset(new T[threads * worker_elements_]);
     inverse_.resize(problem.centre_count(), T(1));
   }
@@ -62,17 +64,16 @@ public:
 
   // Memory of a worker, which it uses and forgets.
   struct Memory {
-    T *s, *pooled, *scratch, *centres;
+    T *s, *pooled, *scratch;
   };
 
   // Calls visit(classes, their centres) for every piece of every strip, strips in parallel.
   template <typename Visit> void for_each_piece_of_centres(const Visit &visit) {
     torch::stable::parallel_for(0, strips_, 1, [&](int64_t begin, int64_t end) {
-      const Memory memory = memory_of_this_thread();
       for (int64_t strip = begin; strip < end; ++strip)
-        for_each_piece(part_of(problem_.classes, strips_, strip), [&](Range classes) {
-          visit(classes, CentreGradients<T>(problem_, kernels_, inverse_.data(), memory.centres,
-                                            classes.first, classes.count));
+        for_each_piece(part_of(problem_.classes, strips_, strip), piece_classes_, [&](Range classes) {
+          visit(classes,
+                CentreGradients<T>(problem_, kernels_, inverse_.data(), classes.first, classes.count));
         });
     });
   }
@@ -84,7 +85,7 @@ public:
         const Memory memory = memory_of_this_thread();
         for (int64_t strip = begin; strip < end; ++strip) {
           const Range samples = part_of(problem_.samples, blocks_, (strip + round) % blocks_);
-          for_each_piece(part_of(problem_.classes, strips_, strip), [&](Range classes) {
+          for_each_piece(part_of(problem_.classes, strips_, strip), tile_classes_, [&](Range classes) {
             multiply(classes, samples, memory.s);
             visit(classes, samples, strip / blocks_, round, memory);
           });
@@ -92,10 +93,10 @@ public:
       });
   }
 
-  // Calls visit(piece) for pieces of at most a tile's classes.
-  template <typename Visit> void for_each_piece(Range strip, const Visit &visit) const {
-    for (int64_t c = 0; c < strip.count; c += tile_classes_)
-      visit(Range{strip.first + c, std::min(tile_classes_, strip.count - c)});
+  template <typename Visit>
+  static void for_each_piece(Range strip, int64_t most_classes, const Visit &visit) {
+    for (int64_t c = 0; c < strip.count; c += most_classes)
+      visit(Range{strip.first + c, std::min(most_classes, strip.count - c)});
   }
 
   ProxyTile<T> tile_of(Range classes, Range samples, T *s) const {
@@ -145,7 +146,7 @@ private:
     const int64_t centres = tile_classes_ * problem_.per_class;
     T *s = memory_.get() + thread * worker_elements_, *pooled = s + centres * block_samples_,
       *scratch = pooled + tile_classes_ * block_samples_;
-    return {s, pooled, scratch, scratch + proxy_scratch(problem_.per_class)};
+    return {s, pooled, scratch};
   }
 
   void find_norms_of(Range classes, T *norms) const {
@@ -169,7 +170,7 @@ private:
 
   const ProxyProblem<T> &problem_;
   const ProxyKernels<T> &kernels_;
-  int64_t blocks_, block_samples_, tile_classes_, strips_, groups_, worker_elements_;
+  int64_t blocks_, block_samples_, tile_classes_, piece_classes_, strips_, groups_, worker_elements_;
   std::unique_ptr<T[]> memory_;
   std::vector<T> inverse_;
 };
@@ -264,6 +265,10 @@ void proxy_backward(const ProxyProblem<T> &problem, ProxyGrads<T> grads, const T
     else
       add_product(out, weights, rows);
   });
+  // what is too short to be scaled is compared as it is, so nothing of its gradient is taken away
+  for (int64_t k = 0; k < problem.centre_count(); ++k)
+    if (norms[k] < static_cast<T>(smallest_norm))
+      along[k] = T(0);
   for (int64_t group = 1; grad_rows && group < sweep.groups(); ++group)
     for (int64_t k = 0; k < size; ++k)
       grad_rows[k] += group_grads[(group - 1) * size + k];

@@ -8,6 +8,8 @@
 
 namespace fastdml {
 
+constexpr double smallest_norm = 1e-12; // as torch's normalize
+
 template <typename T> struct ProxyProblem {
   int64_t samples, width, classes, per_class;
   const T *rows;        // [samples, width]

@@ -93,10 +93,11 @@ void gather(const T *pooled, int64_t classes, int64_t samples, const int32_t *la
   for (int64_t first = 0; first < samples; first += proxy_strip) {
     const int64_t n = std::min(proxy_strip, samples - first);
     const int32_t *__restrict own = label + first;
+    // of this tile alone, and then added: a running sum over all classes would lose digits
     T most[proxy_strip], shift[proxy_strip], sum[proxy_strip], target[proxy_strip], total[proxy_strip];
     for (int64_t j = 0; j < n; ++j) {
       most[j] = -infinity;
-      target[j] = total[j] = T(0);
+      sum[j] = target[j] = total[j] = T(0);
     }
     for (int32_t c = 0; c < static_cast<int32_t>(classes); ++c) {
       const T *__restrict s = pooled + c * samples + first;
@@ -110,10 +111,9 @@ void gather(const T *pooled, int64_t classes, int64_t samples, const int32_t *la
       }
     }
     for (int64_t j = 0; j < n; ++j) {
-      const T before = sums.most[first + j];
-      const T now = std::max(before, scale * most[j]);
+      const T before = sums.most[first + j], now = std::max(before, scale * most[j]);
       shift[j] = now == -infinity ? T(0) : now;
-      sum[j] = before == -infinity ? T(0) : sums.sum[first + j] * math.exp(before - now);
+      sums.sum[first + j] *= before == -infinity ? T(0) : math.exp(before - now);
       sums.most[first + j] = now;
     }
     for (int32_t c = 0; c < static_cast<int32_t>(classes); ++c) {
@@ -125,7 +125,7 @@ void gather(const T *pooled, int64_t classes, int64_t samples, const int32_t *la
       }
     }
     for (int64_t j = 0; j < n; ++j) {
-      sums.sum[first + j] = sum[j];
+      sums.sum[first + j] += sum[j];
       sums.target[first + j] += target[j];
       sums.total[first + j] += total[j];
     }

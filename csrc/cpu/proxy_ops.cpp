@@ -35,6 +35,7 @@ public:
        const Settings &settings)
       : rows_(torch::stable::contiguous(rows)), centres_(torch::stable::contiguous(centres)),
         label_(rows.size(0)) {
+    STD_TORCH_CHECK(rows.numel() > 0 && centres.numel() > 0, "rows and centres must not be empty");
     STD_TORCH_CHECK(!shares.has_value(), "the cpu backend takes no shares of classes");
     STD_TORCH_CHECK(centres.scalar_type() == rows.scalar_type(),
                     "the cpu backend takes centres of the dtype of the rows");

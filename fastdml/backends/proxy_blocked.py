@@ -102,8 +102,8 @@ def _backward(
     need_centres: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     problem = _Problem(rows, centres, labels, shares, Centres(per_class, gamma, columns, normalised), scale)
-    grad_rows = torch.zeros_like(rows) if need_rows else rows.new_empty(0, rows.shape[1])
-    grad_centres = torch.empty_like(centres) if need_centres else centres.new_empty(0, 0)
+    grad_rows = rows.new_zeros(rows.shape) if need_rows else rows.new_empty(0, rows.shape[1])
+    grad_centres = centres.new_empty(centres.shape) if need_centres else centres.new_empty(0, 0)
     with torch.autocast(rows.device.type, enabled=False):
         for classes in problem.class_blocks():
             at = problem.centres_of(classes)

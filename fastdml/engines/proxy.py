@@ -17,7 +17,7 @@ from torch.autograd.function import FunctionCtx
 
 from fastdml.backends import proxy_blocked, proxy_reference, select  # noqa: F401  blocked defines operators
 from fastdml.engines import proxy_ops  # noqa: F401  defines the operators
-from fastdml.rules.proxy import SHARPEST, Centres, ProxyStatistics
+from fastdml.rules.proxy import Centres, ProxyStatistics
 
 
 def proxy_statistics(
@@ -52,7 +52,7 @@ def proxy_statistics(
         BackendError: the backend that was asked for cannot run here.
     """
     product = rows.dtype if product is None else product
-    how = how._replace(gamma=how.gamma if how.gamma > SHARPEST else 0.0)
+    how = how._replace(gamma=how.gamma if how.soft else 0.0)
     backend = "reference"
     if rows.numel() and centres.numel():
         backend = select(rows.device.type, rows.dtype, lambda name: _unsupported(name, shares)).name

@@ -10,7 +10,7 @@ sums of which are kept in the accumulator dtype all the same.
 
 The forward returns ``others``, ``target`` and ``total`` [B], as :class:`fastdml.rules.ProxyStatistics` says,
 and ``spread`` [C], or [0] unless asked for, all in the accumulator dtype; and ``norms`` [C K], the lengths of
-the centres before normalisation, likewise (ones where they are not normalised).
+the centres before normalisation, likewise (where they are not normalised only for the backend's own use).
 
 The backward takes the gradients of the four ([0] for a spread that was not asked for), ``others`` and
 ``norms`` of the forward, and returns those of the rows, in the accumulator dtype, and of the centres, in

@@ -6,13 +6,13 @@ import math
 
 import pytest
 import torch
-from proxy_cases import CASES, ProxyCase, make_case, statistics_and_gradients
+import torch.nn.functional as F
+from proxy_cases import CASES, ProxyCase, assert_all_as_accurate, make_case, statistics_and_gradients
 from torch import Tensor
 
 import fastdml
 from fastdml.engines.proxy import combined, proxy_statistics
 from fastdml.rules import Centres
-from pair_batches import assert_as_accurate
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
@@ -22,15 +22,6 @@ def backend(request: pytest.FixtureRequest) -> str:
     if request.param not in fastdml.available_backends():
         pytest.skip(f"no {request.param} backend here")
     return str(request.param)
-
-
-def assert_all_as_accurate(
-    found: dict[str, Tensor], plain: dict[str, Tensor], truth: dict[str, Tensor]
-) -> None:
-    for name, value in found.items():
-        finite = truth[name].isfinite()
-        assert torch.equal(value.isfinite(), finite), name
-        assert_as_accurate(value[finite], plain[name][finite], truth[name][finite], name)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -82,6 +73,17 @@ def test_native_backends_refuse_shares_by_name() -> None:
     case = make_case("soft")
     with pytest.raises(fastdml.BackendError, match="shares of classes have no cpu kernels"):
         statistics_and_gradients(case, "cpu", shares=torch.ones(40, 30, dtype=torch.float64))
+
+
+def test_sums_over_many_classes_keep_their_digits(backend: str) -> None:
+    generator = torch.Generator().manual_seed(2)
+    rows = F.normalize(torch.randn(3, 8, generator=generator, dtype=torch.float64), dim=1)
+    centres = torch.randn(300_000, 8, generator=generator, dtype=torch.float64)
+    case = ProxyCase(rows, centres, torch.tensor([0, 7, 299_999]), Centres(), 20.0)
+    found = statistics_and_gradients(case.to(torch.float32), backend)
+    plain = statistics_and_gradients(case.to(torch.float32), "reference")
+    truth = statistics_and_gradients(case, "reference")
+    assert_all_as_accurate(found, plain, truth)
 
 
 @pytest.mark.parametrize("parts", [[30], [10, 20], [1, 28, 1], [7, 7, 7, 9]])
@@ -167,10 +169,15 @@ def test_strides_do_not_matter(backend: str) -> None:
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 @pytest.mark.parametrize("columns", [False, True])
-def test_operators_keep_the_contract_of_torch(backend: str, direction: str, columns: bool) -> None:
+@pytest.mark.parametrize("apart", [False, True])
+def test_operators_keep_the_contract_of_torch(
+    backend: str, direction: str, columns: bool, apart: bool
+) -> None:
     case = make_case("soft" if columns else "soft, centres as rows").to(torch.float32)
     settings = (*case.how[:1], columns, True, 20.0, 0.1, torch.float32)
-    given = (case.rows, case.centres, case.labels, None)
+    rows = case.rows.T.contiguous().T if apart else case.rows
+    centres = case.centres.T.contiguous().T if apart else case.centres
+    given = (rows, centres, case.labels, None)
     forward = getattr(torch.ops.fastdml, f"proxy_forward_{backend}").default
     arguments: tuple[object, ...] = (*given, *settings, True)
     operator = forward
