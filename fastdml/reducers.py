@@ -70,11 +70,13 @@ class ThresholdReducer(Reducer):
         self.high = math.inf if high is None else float(high)
 
     def reduce(self, losses: RowLosses, labels: Tensor) -> Tensor:
-        if losses.count is not None:
-            return _mean(losses)
+        if losses.count is not None and losses.kind != "element":
+            return _mean(losses)  # the losses of pairs were counted with the bounds
         counts = (losses.total > self.low) & (losses.total < self.high)
         # NaN counts: it must not be taken for a loss outside the bounds
         counts = counts | losses.total.isnan()
+        if losses.count is not None:
+            counts = counts & (losses.count > 0)
         total = torch.where(counts, losses.total, torch.zeros_like(losses.total))
         return total.sum() / counts.sum().clamp_min(1)
 
@@ -122,6 +124,9 @@ class PerAnchorReducer(Reducer):
         self.reducer = MeanReducer() if reducer is None else as_reducer(reducer)
 
     def reduce(self, losses: RowLosses, labels: Tensor) -> Tensor:
+        if losses.kind == "element":
+            found: Tensor = self.reducer.reduce(losses, labels)
+            return found
         if losses.kind == "triplet":
             raise InputError("reducer must be another than PerAnchorReducer for losses of triplets")
         total = losses.total

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from fastdml.cli import options
 from fastdml.cli.running import run_and_show
+from fastdml.training.config import TrainConfig
 from fastdml.training.run import RunDirectory
 
 
 def demo(
+    loss: options.Loss = TrainConfig.loss,
     steps: options.Steps = 400,
     seconds: options.Seconds = 75.0,
     seed: options.Seed = 0,
@@ -23,5 +25,12 @@ def demo(
     Learns 200 kanji in 16 typefaces and then finds 200 others, in under two minutes on two CPU cores. Ctrl-C
     ends it early with all its files in place.
     """
-    settings = {"steps": steps, "seconds": seconds, "seed": seed, "backend": backend, "device": device}
+    settings = {
+        "loss": loss,
+        "steps": steps,
+        "seconds": seconds,
+        "seed": seed,
+        "backend": backend,
+        "device": device,
+    }
     run_and_show(settings, out or RunDirectory.unused("runs/demo"), overwrite, panel_seconds, open_report)

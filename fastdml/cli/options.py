@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
+from fastdml.training.catalogue import DATASETS, LOSSES, DatasetEntry, LossEntry
+
+
+def _loss(name: str) -> str:
+    return _list(LOSSES) if name == "help" else name
+
+
+def _data(name: str) -> str:
+    return _list(DATASETS) if name == "help" else name
+
+
+def _list(table: Mapping[str, DatasetEntry | LossEntry]) -> NoReturn:
+    width = max(map(len, table))
+    for known, entry in table.items():
+        typer.echo(f"{known:<{width}}  {entry.about}")
+    raise typer.Exit
+
+
+Data = Annotated[str, typer.Option(help="Data set; `help` lists them.", callback=_data)]
+Loss = Annotated[str, typer.Option(help="Loss; `help` lists them.", callback=_loss)]
 Steps = Annotated[
     int, typer.Option(help="Optimiser steps; the learning-rate schedule is laid out over them.")
 ]

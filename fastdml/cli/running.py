@@ -8,12 +8,14 @@ import sys
 import webbrowser
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from fastdml.errors import BackendError, InputError
+from fastdml.training.catalogue import find_loss
 from fastdml.training.config import TrainConfig
 from fastdml.training.experiment import RunResult, run_experiment
 from fastdml.training.loop import NonFiniteLossError
@@ -23,10 +25,13 @@ from fastdml.training.progress import make_display
 def run_and_show(
     settings: Mapping[str, object], out: Path, overwrite: bool, panel_seconds: float, open_report: bool
 ) -> None:
-    """Train with the settings of a TrainConfig, print the result and where its report is."""
+    """Train with the settings of a TrainConfig, print the result and where its report is.
+
+    Where ``samples_per_class`` is absent or None, it is what suits the loss.
+    """
     console = Console()
     try:
-        config = TrainConfig(**settings)  # type: ignore[arg-type]
+        config = TrainConfig(**_suited(settings))
         result = run_experiment(
             config, out, make_display(console), overwrite=overwrite, panel_seconds=panel_seconds
         )
@@ -51,6 +56,12 @@ def desktop_is_there(environment: Mapping[str, str] | None = None, platform: str
     if platform in ("darwin", "win32"):
         return True
     return bool(environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY"))
+
+
+def _suited(settings: Mapping[str, object]) -> dict[str, Any]:
+    if settings.get("samples_per_class") is not None:
+        return dict(settings)
+    return {**settings, "samples_per_class": find_loss(str(settings["loss"])).samples_per_class}
 
 
 def _failed(error: Exception, code: int) -> typer.Exit:

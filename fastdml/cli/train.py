@@ -2,50 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import fields
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
 from fastdml.cli import options
 from fastdml.cli.running import run_and_show
-from fastdml.training.catalogue import DATASETS, LOSSES, DatasetEntry, LossEntry
 from fastdml.training.config import TrainConfig
 from fastdml.training.run import RunDirectory
 
 
-def _loss(name: str) -> str:
-    return _list(LOSSES) if name == "help" else name
-
-
-def _data(name: str) -> str:
-    return _list(DATASETS) if name == "help" else name
-
-
-def _list(table: Mapping[str, DatasetEntry | LossEntry]) -> NoReturn:
-    width = max(map(len, table))
-    for known, entry in table.items():
-        typer.echo(f"{known:<{width}}  {entry.about}")
-    raise typer.Exit
-
-
 def train(
-    data: Annotated[
-        str, typer.Option(help="Data set; `help` lists them.", callback=_data)
-    ] = TrainConfig.data,
-    loss: Annotated[str, typer.Option(help="Loss; `help` lists them.", callback=_loss)] = TrainConfig.loss,
+    data: options.Data = TrainConfig.data,
+    loss: options.Loss = TrainConfig.loss,
     steps: options.Steps = TrainConfig.steps,
     seconds: options.Seconds = TrainConfig.seconds,
     batch: Annotated[int, typer.Option(help="Images a step.")] = TrainConfig.batch,
     samples_per_class: Annotated[
-        int, typer.Option(help="Images of each class in a batch.")
-    ] = TrainConfig.samples_per_class,
+        int | None, typer.Option(help="Images of each class in a batch; by default what suits the loss.")
+    ] = None,
     embedding_dim: Annotated[int, typer.Option(help="Width of the embedding.")] = TrainConfig.embedding_dim,
     network_width: Annotated[
         int, typer.Option(help="Channels of the network's first block.")
     ] = TrainConfig.network_width,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = TrainConfig.learning_rate,
+    learning_rate: Annotated[
+        float, typer.Option(help="Peak learning rate of the network; centres of classes take a multiple.")
+    ] = TrainConfig.learning_rate,
     weight_decay: Annotated[float, typer.Option(help="Decoupled weight decay.")] = TrainConfig.weight_decay,
     warmup_steps: Annotated[
         int, typer.Option(help="Steps over which the rate rises.")
@@ -66,8 +49,9 @@ def train(
 ) -> None:
     """Train an embedding, evaluate it on unseen classes and write a report.
 
-    The run's directory gets config.json, log.jsonl, evaluations.jsonl, metrics.json, weights.safetensors and
-    report.html. Ctrl-C and SIGTERM end it after the current step with all of them in place.
+    The run's directory gets config.json, log.jsonl, evaluations.jsonl, metrics.json, weights.safetensors,
+    loss.safetensors where the loss learns something, and report.html. Ctrl-C and SIGTERM end it after the
+    current step with all of them in place.
     """
     given = locals()
     settings = {field.name: given[field.name] for field in fields(TrainConfig)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -144,7 +143,10 @@ class ShardedCenters(nn.Module):
         lengths = None if lengths is None else self._once(lengths)
         losses = loss.sample_losses(statistics, batch.labels, lengths)
         losses = losses if batch.weights is None else losses * batch.weights.to(losses.dtype)
-        return loss.finished(losses, regularisation, self._once(batch.embeddings), batch.labels)
+        return loss.finished(
+            {"loss": RowLosses(losses)}, self._once(batch.embeddings), batch.labels,
+            batch.labels.clamp(0, self.num_classes - 1), regularisation,
+        )  # fmt: skip
 
     def _proxy_anchor(self, loss: ProxyAnchorLoss, batch: GlobalBatch) -> Any:
         parts = Parts(self.placement.class_counts(), self.rank, self.group)
@@ -154,7 +156,8 @@ class ShardedCenters(nn.Module):
             divisor = one.divisor.clone()
             dist.all_reduce(divisor, group=self.group)
             losses[name] = RowLosses(GatheredValues.apply(one.total, parts), divisor=divisor)
-        return loss.finished(losses, self._once(batch.embeddings), batch.labels)
+        classes = torch.arange(self.num_classes, device=batch.labels.device)
+        return loss.finished(losses, self._once(batch.embeddings), batch.labels, classes)
 
     def _labels_here(self, labels: Tensor) -> Tensor:
         """The labels among this rank's classes, -1 for all others."""
@@ -223,8 +226,7 @@ def _part(loss: CenteredLoss, placement: Placement, rank: int) -> CenteredLoss:
     """The loss with the centres of a rank alone; its divisors are still those of all classes."""
     whole = loss.centers.detach()
     positions = placement.centers(rank)
-    made = copy.copy(loss)
-    made._parameters, made._buffers = dict(loss._parameters), dict(loss._buffers)
+    made = loss.twin()
     made.layout = placement.layout_of(rank)
     if loss.class_counts is not None:
         made.class_counts = made.layout.counts.to(loss.class_counts.device)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastdml.losses.centered import checked_size
 from fastdml.losses.proxy import ProxyLoss
 from fastdml.rules import ArcFace
 
@@ -67,8 +68,13 @@ class SubCenterArcFaceLoss(ArcFaceLoss):
         sub_centers: int = 3,
         **options: Any,
     ) -> None:
+        sub_centers = checked_size("sub_centers", sub_centers)
         super().__init__(num_classes, embedding_size, margin, scale, centers_per_class=sub_centers, **options)
-        self.sub_centers = sub_centers
+
+    @property
+    def sub_centers(self) -> int:
+        """K, the most centres that a class has."""
+        return self.centers_per_class
 
     @torch.no_grad()
     def get_outliers(
@@ -92,6 +98,8 @@ class SubCenterArcFaceLoss(ArcFaceLoss):
         dominant = self.centers.new_zeros(self.embedding_size, self.num_classes)
         outliers = [labels.new_empty(0)]
         for label in labels.unique().tolist():
+            if label == self.ignore_index:
+                continue
             samples = (labels == label).nonzero().flatten()
             centers = self.centers_of(label)
             cosines = F.normalize(embeddings[samples].to(centers.dtype)) @ F.normalize(centers).T

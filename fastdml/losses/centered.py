@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+import operator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +17,8 @@ from fastdml.distances import CosineSimilarity, Distance
 from fastdml.errors import InputError
 from fastdml.functional import check_labels, check_rows
 from fastdml.losses.centers import CLASSES_TOGETHER, CenterLayout, component_means, merged
-from fastdml.losses.metric_loss import MetricLoss
+from fastdml.losses.metric_loss import MetricLoss, SingleLosses
+from fastdml.rules import RowLosses
 
 
 class CenteredLoss(MetricLoss):
@@ -33,8 +35,7 @@ class CenteredLoss(MetricLoss):
         options: ``distance``, ``reducer``, ``embedding_regularizer`` and ``embedding_reg_weight`` of
             :class:`~fastdml.losses.metric_loss.MetricLoss`.
 
-    The centres are a parameter of float32, which no batch casts: its products may be made in the dtype of
-    the embeddings, its gradients are its own.
+    The centres are a parameter of float32, which no batch casts; its gradients are of its own dtype.
 
     Raises:
         InputError: an argument that is not accepted.
@@ -45,6 +46,8 @@ class CenteredLoss(MetricLoss):
     """What the centres are called, as in pytorch-metric-learning."""
     columns: ClassVar[bool] = True
     """Whether a centre is a column of the parameter."""
+    normalises_centers: ClassVar[bool] = False
+    """Whether centres are scaled to length one even where the distance leaves embeddings as they are."""
 
     class_counts: Tensor | None
 
@@ -61,18 +64,13 @@ class CenteredLoss(MetricLoss):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        sizes = {
-            "num_classes": num_classes,
-            "embedding_size": embedding_size,
-            "centers_per_class": centers_per_class,
-        }
-        for name, size in sizes.items():
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise InputError(f"{name} must be a positive integer, got {size!r}")
-        self.num_classes, self.embedding_size = num_classes, embedding_size
-        self.centers_per_class = centers_per_class
+        self.num_classes = num_classes = checked_size("num_classes", num_classes)
+        self.embedding_size = embedding_size = checked_size("embedding_size", embedding_size)
+        self.centers_per_class = centers_per_class = checked_size("centers_per_class", centers_per_class)
         self.ignore_index = ignore_index
         self.weight_regularizer, self.weight_reg_weight = weight_regularizer, weight_reg_weight
+        if self.returns_rows and weight_regularizer is not None:
+            raise InputError("reducer must be another than 'none' where there is a weight_regularizer")
         with torch.device("cpu"):  # known also where the parameter is on the meta device
             self.layout = CenterLayout(torch.full((num_classes,), centers_per_class))
         self.register_buffer("class_counts", None)
@@ -145,27 +143,39 @@ class CenteredLoss(MetricLoss):
             delta: how far a cosine may lie below 1; in [0, 2].
         """
         delta = _checked_delta(delta)
+        if not (self.closeness.normalised or self.normalises_centers):
+            raise InputError("distance must scale centres to length one where they are to be merged")
         kept: dict[int, Tensor] = {}
         for places, units in self._unit_blocks():
             means = component_means(units, merged(units, delta)[0])
             kept |= dict(zip(self.layout.order[places].tolist(), means, strict=True))
-        counts = torch.tensor([len(kept[label]) for label in range(self.num_classes)])
-        made = copy.copy(self)
-        made._parameters, made._buffers = dict(self._parameters), dict(self._buffers)
-        made.set_counts(counts)
-        ordered = torch.cat([kept[label] for label in made.layout.order.tolist()])
-        made.centers.copy_(ordered.T if self.columns else ordered)
+        made = self.twin()
+        made._lay_out(torch.tensor([len(kept[label]) for label in range(self.num_classes)], device="cpu"))
+        ordered = torch.cat([kept[label] for label in made.layout.order.tolist()]).to(self.centers.dtype)
+        centers = nn.Parameter(
+            ordered.T.contiguous() if self.columns else ordered, self.centers.requires_grad
+        )
+        made.register_parameter(self.parameter_name, centers)
         return made
 
+    def twin(self) -> Self:
+        """A copy of everything but the parameter, which it shares."""
+        return copy.deepcopy(self, {id(self.centers): self.centers})
+
     def set_counts(self, counts: Tensor) -> None:
-        """Makes room for another number of centres of each class, [C]; what they are is then undefined."""
-        old = self.centers
+        """Makes room for another number of centres of each class, [C]; what they are is then undefined.
+
+        The parameter stays the same object, so that an optimiser goes on with it.
+        """
+        self._lay_out(counts)
+        parameter, total, width = self.centers, self.layout.total, self.embedding_size
+        parameter.data = parameter.data.new_empty((width, total) if self.columns else (total, width))
+        parameter.grad = None
+
+    def _lay_out(self, counts: Tensor) -> None:
         self.layout = CenterLayout(counts)
         self.centers_per_class = int(counts.max())
-        self.class_counts = counts.to(old.device)
-        total, width = self.layout.total, self.embedding_size
-        fresh = old.new_empty((width, total) if self.columns else (total, width))
-        setattr(self, self.parameter_name, nn.Parameter(fresh, old.requires_grad))
+        self.class_counts = counts.to(self.centers.device)
 
     def _unit_blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """Places of classes with the same number of centres, a slice, and these, [n, K, D], of length one."""
@@ -181,17 +191,55 @@ class CenteredLoss(MetricLoss):
                 yield slice(place, place + classes), units.unflatten(0, (classes, bucket.per_class))
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
-        counts = state_dict.get(prefix + "class_counts")
-        if counts is not None and (
-            self.class_counts is None or not torch.equal(counts.cpu(), self.class_counts.cpu())
-        ):
-            if counts.shape != (self.num_classes,) or int(counts.min()) < 1:
-                raise InputError(
-                    f"class_counts of the state_dict must be [{self.num_classes}] positive integers, "
-                    f"got {list(counts.shape)}"
-                )
-            self.set_counts(counts.cpu())
+        counts, centers = (state_dict.get(prefix + key) for key in ("class_counts", self.parameter_name))
+        if counts is not None and centers is not None:
+            self._make_room(counts.cpu(), centers)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _make_room(self, counts: Tensor, centers: Tensor) -> None:
+        """For centres that are to be loaded, as many of each class as counts say."""
+        if counts.shape != (self.num_classes,) or int(counts.min()) < 1:
+            raise InputError(
+                f"class_counts of the state_dict must be [{self.num_classes}] positive integers, "
+                f"got {list(counts.shape)}"
+            )
+        total, width = int(counts.sum()), self.embedding_size
+        wanted = [width, total] if self.columns else [total, width]
+        if list(centers.shape) != wanted:
+            raise InputError(
+                f"{self.parameter_name} of the state_dict must have shape {wanted}, as its class_counts say, "
+                f"got {list(centers.shape)}"
+            )
+        if self.class_counts is None or not torch.equal(counts, self.class_counts.cpu()):
+            self.set_counts(counts)
+
+    def finished(
+        self,
+        losses: Mapping[str, RowLosses],
+        embeddings: Tensor,
+        labels: Tensor,
+        classes: Tensor,
+        added: Tensor | None = None,
+    ) -> Any:
+        """The result from the losses of all kinds.
+
+        Args:
+            losses: of n samples, or of n classes.
+            embeddings: [B, D] of the batch.
+            labels: [B], handed to reducers that take every single loss.
+            classes: [n] int64, the class of each loss.
+            added: what is added once.
+        """
+        reduced = {} if added is None else {"weight_reg_loss": added}
+        if not self.lists_losses:
+            once = {name: RowLosses(one, kind="already_reduced") for name, one in reduced.items()}
+            return self.regularised(self.reduced({**losses, **once}, classes), embeddings)
+        singles = {name: SingleLosses(one, (), "already_reduced") for name, one in reduced.items()}
+        for name, one in losses.items():
+            counted = torch.ones_like(one.total) if one.count is None else one.count
+            indices = counted.nonzero().flatten()
+            singles[name] = SingleLosses(one.total[indices], (indices,), "element", one.divisor)
+        return self.regularised(self.reduced_singly(singles, embeddings, labels), embeddings)
 
     def check_without_references(self, ref_emb: Any, ref_labels: Any) -> None:
         """Raises InputError unless both are None: samples are compared with centres only."""
@@ -222,6 +270,17 @@ class CenteredLoss(MetricLoss):
                 wrong = int(labels[~known][0])
                 raise InputError(f"labels must be in [0, {self.num_classes}), got {wrong}")
         return labels
+
+
+def checked_size(name: str, size: Any) -> int:
+    """The size as an int; raises InputError unless it is a positive integer."""
+    try:
+        found = 0 if isinstance(size, bool) else operator.index(size)
+    except TypeError:
+        found = 0
+    if found < 1:
+        raise InputError(f"{name} must be a positive integer, got {size!r}")
+    return found
 
 
 def _checked_delta(delta: float) -> float:

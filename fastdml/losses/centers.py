@@ -38,7 +38,8 @@ class CenterLayout:
         """[C]: the class at every place."""
         self.place = torch.empty_like(self.order)
         """[C]: the place of every class."""
-        self.place[self.order] = torch.arange(len(self.order))
+        self.place[self.order] = torch.arange(len(self.order), device=self.order.device)
+        self._moved: dict[tuple[str, torch.device], Tensor] = {}
         self.buckets: list[Bucket] = []
         classes = centers = 0
         numbers, sizes = torch.unique_consecutive(self.counts[self.order], return_counts=True)
@@ -51,8 +52,14 @@ class CenterLayout:
         """[B]: the places of the classes of samples; -1 stays -1."""
         if len(self.buckets) == 1:
             return labels
-        places = self.place.to(labels.device)
-        return torch.where(labels < 0, -1, places[labels.clamp_min(0)])
+        return torch.where(labels < 0, -1, self.on("place", labels.device)[labels.clamp_min(0)])
+
+    def on(self, name: str, device: torch.device) -> Tensor:
+        """``order`` or ``place`` on a device, where it stays: a copy to it would wait in every step."""
+        found: Tensor = getattr(self, name)
+        if found.device != device:
+            found = self._moved.setdefault((name, device), found.to(device))
+        return found
 
 
 def merged(units: Tensor, delta: float) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -16,8 +17,18 @@ from fastdml.errors import InputError
 from fastdml.losses.centered import CenteredLoss
 from fastdml.losses.centers import CLASSES_TOGETHER
 from fastdml.losses.element_weights import element_weights
-from fastdml.losses.metric_loss import SingleLosses
 from fastdml.rules import Centres, ProxyRule, ProxyStatistics, RowLosses
+
+
+def without_autocast(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Keeps autocast from what a method of a loss computes, as it is kept from the losses."""
+
+    @functools.wraps(method)
+    def run(self: CenteredLoss, *args: Any) -> Tensor:
+        with torch.autocast(self.centers.device.type, enabled=False):
+            return method(self, *args)
+
+    return run
 
 
 class ProxyLoss(CenteredLoss):
@@ -34,8 +45,6 @@ class ProxyLoss(CenteredLoss):
     """
 
     accepts: ClassVar[tuple[str, ...]] = ("inner",)
-    normalises_centers: ClassVar[bool] = False
-    """Whether centres are scaled to length one even where the distance leaves embeddings as they are."""
 
     accepts_unnormalised: ClassVar[bool] = True
     """Whether the loss is defined where embeddings are not scaled to length one."""
@@ -79,11 +88,12 @@ class ProxyLoss(CenteredLoss):
             weights: [B], what the loss of each sample is multiplied with before it is reduced.
 
         Returns:
-            A scalar; [B] for reducer "none"; or what a reducer of another making returns.
+            A scalar; [B] for reducer "none", 0 for a sample that is ignored; or what a reducer of another
+            making returns.
 
         Raises:
             InputError: an argument of the wrong shape, dtype, device or range. On a GPU, which is not waited
-                for, a label out of range makes its sample's loss NaN.
+                for, and under torch.compile a label out of range makes its sample's loss NaN instead.
             BackendError: the backend that was asked for cannot run here.
         """
         self.check_without_references(ref_emb, ref_labels)
@@ -91,32 +101,21 @@ class ProxyLoss(CenteredLoss):
         soft = isinstance(labels, Tensor) and labels.is_floating_point()
         labels = self.checked_shares(labels, embeddings) if soft else self.checked_labels(labels, embeddings)
         factors = element_weights(indices_tuple, embeddings, weights, self.mines_anchors)
+        kept = None
         if self.ignore_index is not None and not soft:
             kept = labels != self.ignore_index
-            embeddings, labels = embeddings[kept], labels[kept]
-            factors = None if factors is None else factors[kept]
+            labels = torch.where(kept, labels, -1)
         rows, lengths = self.compared(embeddings)
         statistics = self.gather(rows, labels, embeddings.dtype)
         losses = self.sample_losses(statistics, labels, lengths)
         losses = losses if factors is None else losses * factors.to(losses.dtype)
-        return self.finished(losses, self.regularisation(statistics), embeddings, labels)
-
-    def finished(
-        self, losses: Tensor, regularisation: Tensor | None, embeddings: Tensor, labels: Tensor
-    ) -> Any:
-        """The result from the losses of the samples [B] and what is added once."""
-        reduced = {} if regularisation is None else {"weight_reg_loss": regularisation}
-        anchors = labels if labels.ndim == 1 else labels.argmax(dim=1)
-        if self.lists_losses:
-            everyone = torch.arange(len(losses), device=losses.device)
-            singles = {"loss": SingleLosses(losses, (everyone,), "element")}
-            for name, one in reduced.items():
-                singles[name] = SingleLosses(one, (), "already_reduced")
-            return self.regularised(self.reduced_singly(singles, embeddings, anchors), embeddings)
-        found = {"loss": RowLosses(losses)}
-        for name, one in reduced.items():
-            found[name] = RowLosses(one, kind="already_reduced")
-        return self.regularised(self.reduced(found, anchors), embeddings)
+        if kept is not None:
+            losses = torch.where(kept, losses, 0)
+        classes = labels.argmax(dim=1) if soft else labels.clamp(0, self.num_classes - 1)
+        return self.finished(
+            {"loss": RowLosses(losses, None if kept is None else kept.to(losses.dtype))},
+            embeddings, classes, classes, self.regularisation(statistics),
+        )  # fmt: skip
 
     def compared(self, embeddings: Tensor) -> tuple[Tensor, Tensor | None]:
         """The embeddings as they are compared, [B, D], and their lengths [B] where the rule reads them."""
@@ -145,7 +144,10 @@ class ProxyLoss(CenteredLoss):
         layout, parts = self.layout, []
         soft = labels.is_floating_point()
         sizes = [bucket.centers for bucket in layout.buckets]
-        places = labels[:, layout.order.to(labels.device)] if soft else layout.label_places(labels)
+        if not soft:
+            places = layout.label_places(labels)
+        else:
+            places = labels[:, layout.on("order", labels.device)] if len(layout.buckets) > 1 else labels
         stored: Sequence[Tensor] = (self.stored_centers(),)
         if len(sizes) > 1:  # the gradient of a split is a copy
             stored = stored[0].split(sizes, int(self.columns))
@@ -191,6 +193,7 @@ class ProxyLoss(CenteredLoss):
         """[B, C]: what the loss takes the softmax of, before any margin. Differentiable by autograd."""
         return self.rule().scale * self.class_similarities(embeddings)
 
+    @without_autocast
     def class_similarities(self, embeddings: Tensor) -> Tensor:
         """[B, C]: the similarity of every sample to every class, in plain PyTorch."""
         self.check_embeddings(embeddings)
@@ -209,15 +212,14 @@ class ProxyLoss(CenteredLoss):
         similarities = torch.cat(found, dim=1)
         if len(self.layout.buckets) == 1:
             return similarities
-        return similarities[:, self.layout.place.to(similarities.device)]
+        return similarities[:, self.layout.on("place", similarities.device)]
 
     def checked_shares(self, labels: Tensor, embeddings: Tensor) -> Tensor:
         """Soft labels as distributions of the accumulator dtype."""
-        if not self.rule().linear or self.label_smoothing:
-            raise InputError(
-                f"labels must be integers for {type(self).__name__} with a margin or label smoothing, "
-                f"got {str(labels.dtype).removeprefix('torch.')}"
-            )
+        if not self.rule().linear:
+            raise InputError(f"labels must be integers for {type(self).__name__}, whose target has a margin")
+        if self.label_smoothing:
+            raise InputError("labels must be integers where label_smoothing spreads them")
         wanted = [len(embeddings), self.num_classes]
         if list(labels.shape) != wanted:
             raise InputError(f"soft labels must have shape {wanted}, got {list(labels.shape)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,9 +12,9 @@ from torch.utils.checkpoint import checkpoint
 
 from fastdml.backends.reference import pair_closeness
 from fastdml.engines.pair import pair_losses
+from fastdml.errors import InputError
 from fastdml.losses.centered import CenteredLoss
 from fastdml.losses.element_weights import element_weights
-from fastdml.losses.metric_loss import SingleLosses
 from fastdml.reducers import DivisorReducer
 from fastdml.rules import ProxyAnchor, RowLosses
 
@@ -45,6 +46,10 @@ class ProxyAnchorLoss(CenteredLoss):
     def __init__(
         self, num_classes: int, embedding_size: int, margin: float = 0.1, alpha: float = 32, **options: Any
     ) -> None:
+        if options.get("centers_per_class", 1) != 1:
+            raise InputError(
+                f"centers_per_class must be 1 for ProxyAnchorLoss, got {options['centers_per_class']!r}"
+            )
         super().__init__(num_classes, embedding_size, **options)
         self.margin, self.alpha = margin, alpha
         self.rule()  # raises on values that no rule accepts
@@ -78,7 +83,8 @@ class ProxyAnchorLoss(CenteredLoss):
             returns.
 
         Raises:
-            InputError: an argument of the wrong shape, dtype, device or range.
+            InputError: an argument of the wrong shape, dtype, device or range. On a GPU, which is not waited
+                for, and under torch.compile a label out of range makes the losses NaN instead.
             BackendError: the backend that was asked for cannot run here.
         """
         self.check_without_references(ref_emb, ref_labels)
@@ -89,23 +95,12 @@ class ProxyAnchorLoss(CenteredLoss):
             kept = labels != self.ignore_index
             embeddings, labels = embeddings[kept], labels[kept]
             factors = None if factors is None else factors[kept]
-        return self.finished(self.proxy_losses(embeddings, labels, factors), embeddings, labels)
-
-    def finished(self, losses: dict[str, RowLosses], embeddings: Tensor, labels: Tensor) -> Any:
-        """The result from the losses of the proxies."""
+        losses = self.proxy_losses(embeddings, labels, factors)
+        known = ((labels >= 0) & (labels < self.num_classes)).all()
+        unknown = torch.where(known, 0.0, torch.nan)
+        losses = {name: replace(one, total=one.total + unknown.to(one.total)) for name, one in losses.items()}
         classes = torch.arange(self.num_classes, device=labels.device)
-        added = self.weight_regularisation()
-        if self.lists_losses:
-            singles = {
-                name: SingleLosses(one.total, (classes,), "element", one.divisor)
-                for name, one in losses.items()
-            }
-            if added is not None:
-                singles["weight_reg_loss"] = SingleLosses(added, (), "already_reduced")
-            return self.regularised(self.reduced_singly(singles, embeddings, labels), embeddings)
-        if added is not None:
-            losses["weight_reg_loss"] = RowLosses(added, kind="already_reduced")
-        return self.regularised(self.reduced(losses, classes), embeddings)
+        return self.finished(losses, embeddings, labels, classes, self.weight_regularisation())
 
     def proxy_losses(
         self, embeddings: Tensor, labels: Tensor, factors: Tensor | None = None
@@ -142,7 +137,7 @@ class ProxyAnchorLoss(CenteredLoss):
     def _weighted(
         self, proxies: Tensor, classes: Tensor, embeddings: Tensor, labels: Tensor, factors: Tensor
     ) -> tuple[Tensor, Tensor]:
-        dtype = torch.promote_types(embeddings.dtype, proxies.dtype)
+        dtype = torch.promote_types(torch.promote_types(embeddings.dtype, proxies.dtype), torch.float32)
         c = pair_closeness(self.closeness, proxies.to(dtype), embeddings.to(dtype))
         margin = self.closeness.sign * self.margin
         raised = (factors - 1).to(dtype)[None, :]

@@ -10,7 +10,8 @@ from torch import Tensor
 from fastdml.distances import LpDistance
 from fastdml.errors import InputError
 from fastdml.losses.proxy import ProxyLoss
-from fastdml.rules import Centres, ProxyNCA
+from fastdml.rules import Centres, ProxyNCA, ProxyStatistics
+from fastdml.rules.proxy import positive
 
 
 class ProxyNCALoss(ProxyLoss):
@@ -52,8 +53,10 @@ class ProxyNCALoss(ProxyLoss):
             raise InputError(f"form must be 'pml' or 'paper', got {form!r}")
         if form == "paper" and self.label_smoothing:
             raise InputError("label_smoothing must be 0 for form 'paper'")
+        if form == "paper" and num_classes == 1:
+            raise InputError("num_classes must be at least 2 for form 'paper', got 1")
+        positive("softmax_scale", softmax_scale)
         self.softmax_scale, self.form = softmax_scale, form
-        self.rule()  # raises on values that no rule accepts
 
     @property
     def _by_lengths(self) -> bool:
@@ -75,8 +78,13 @@ class ProxyNCALoss(ProxyLoss):
     def stored_centers(self) -> Tensor:
         stored = super().stored_centers()
         if self._by_lengths:
+            stored = stored.to(torch.promote_types(stored.dtype, torch.float32))
             stored = torch.cat([stored, -(stored * stored).sum(dim=1, keepdim=True)], dim=1)
         return stored
+
+    def gather(self, rows: Tensor, labels: Tensor, product: torch.dtype) -> ProxyStatistics:
+        # a squared length among the coordinates would be rounded to 16 bits
+        return super().gather(rows, labels, rows.dtype if self._by_lengths else product)
 
     def how(self, per_class: int) -> Centres:
         return Centres(per_class, 0.0, self.columns, self.closeness.normalised)
@@ -88,4 +96,5 @@ class ProxyNCALoss(ProxyLoss):
             return similarities
         if self.closeness.normalised:
             return 2 - 2 * similarities
-        return (embeddings * embeddings).sum(dim=1, keepdim=True) - similarities
+        rows = embeddings.to(similarities.dtype)
+        return (rows * rows).sum(dim=1, keepdim=True) - similarities

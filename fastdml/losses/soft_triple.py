@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from fastdml.errors import InputError
@@ -67,11 +66,13 @@ class SoftTripleLoss(ProxyLoss):
             raise InputError(f"tau must be a number from 0 on, got {tau!r}")
         if tau and not self.closeness.normalised:
             raise InputError("tau must be 0 where the distance does not scale centres to length one")
+        if tau and self.returns_rows:
+            raise InputError("reducer must be another than 'none' where tau adds a regulariser")
         self.rule()  # raises on values that no rule accepts
 
     def _check_gamma(self) -> None:
-        if not self.gamma > 0:
-            raise InputError(f"gamma must be a positive number, got {self.gamma!r}")
+        if not (math.isfinite(self.gamma) and self.gamma > 0):
+            raise InputError(f"gamma must be a positive, finite number, got {self.gamma!r}")
 
     def initialise(self, centers: Tensor) -> None:
         nn.init.kaiming_uniform_(centers, a=math.sqrt(5))
@@ -87,14 +88,12 @@ class SoftTripleLoss(ProxyLoss):
         found = super().regularisation(statistics)
         if not self.tau:
             return found
-        spread = statistics.spread
-        pairs = [
-            torch.full((bucket.classes,), 1.0 / (bucket.per_class * (bucket.per_class - 1)))
-            for bucket in self.layout.buckets
-            if bucket.per_class > 1
-        ]
-        weights = torch.cat(pairs).to(spread) if pairs else spread
-        mean = (spread * weights).sum() * (self.tau / self.num_classes)
+        several = [bucket for bucket in self.layout.buckets if bucket.per_class > 1]
+        parts = statistics.spread.split([bucket.classes for bucket in several])
+        total = statistics.spread.new_zeros(())
+        for bucket, part in zip(several, parts, strict=True):
+            total = total + part.sum() / (bucket.per_class * (bucket.per_class - 1))
+        mean = total * (self.tau / self.num_classes)
         return mean if found is None else found + mean
 
     def get_logits(self, embeddings: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastdml.errors import InputError
 from fastdml.rules.proxy import ProxyRule, positive
 
 
@@ -28,7 +29,7 @@ class ArcFace(ProxyRule):
     def __post_init__(self) -> None:
         positive("scale", self.scale)
         if not 0 <= self.margin <= math.pi:
-            raise ValueError(f"margin must be between 0 and 180 degrees, got {math.degrees(self.margin)!r}")
+            raise InputError(f"margin must be between 0 and 180 degrees, got {math.degrees(self.margin)!r}")
 
     @property
     def linear(self) -> bool:

@@ -58,7 +58,8 @@ class Extremes(NamedTuple):
 class RowLosses:
     """The losses of one kind, gathered by anchor, as a reducer takes them.
 
-    For kind "element" an anchor has one loss, ``total``, and ``count`` is None. For pairs and triplets
+    For kind "element" an anchor has one loss, ``total``, and ``count`` is None where all count, else [N], 1
+    or 0. For pairs and triplets
     ``total`` [N] sums the losses of an anchor that the reducer counts, ``count`` [N] tells how many those
     are. Kind "already_reduced" is one number, which no reducer changes.
     """

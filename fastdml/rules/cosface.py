@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from fastdml.errors import InputError
 from fastdml.rules.proxy import ProxyRule, positive
 
 
@@ -25,7 +26,7 @@ class CosFace(ProxyRule):
     def __post_init__(self) -> None:
         positive("scale", self.scale)
         if not math.isfinite(self.margin):
-            raise ValueError(f"margin must be a finite number, got {self.margin!r}")
+            raise InputError(f"margin must be a finite number, got {self.margin!r}")
 
     @property
     def linear(self) -> bool:

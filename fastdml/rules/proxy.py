@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastdml.errors import InputError
+
 SHARPEST = 1e-30
 """An inner temperature below this is the closest centre alone: its inverse would leave float32."""
 APART = 1e-5
@@ -114,11 +116,7 @@ class ProxyRule(ABC):
 
 
 def positive(name: str, value: float) -> float:
-    """The value.
-
-    Raises:
-        ValueError: it is not a positive, finite number.
-    """
+    """The value; raises InputError unless it is a positive, finite number."""
     if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be a positive number, got {value!r}")
+        raise InputError(f"{name} must be a positive, finite number, got {value!r}")
     return value

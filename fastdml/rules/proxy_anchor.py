@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from fastdml.errors import InputError
 from fastdml.rules.base import PairRule, PairStatistics, RowLosses
 from fastdml.rules.closeness import Closeness
 from fastdml.rules.proxy import positive
@@ -30,7 +31,7 @@ class ProxyAnchor(PairRule):
     def __post_init__(self) -> None:
         positive("alpha", self.alpha)
         if not math.isfinite(self.margin):
-            raise ValueError(f"margin must be a finite number, got {self.margin!r}")
+            raise InputError(f"margin must be a finite number, got {self.margin!r}")
 
     def terms(self, closeness: Closeness) -> Exponential:
         shift = self.alpha * closeness.sign * self.margin

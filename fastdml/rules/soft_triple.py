@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from fastdml.errors import InputError
 from fastdml.rules.proxy import ProxyRule, positive
 
 
@@ -28,9 +29,9 @@ class SoftTriple(ProxyRule):
     def __post_init__(self) -> None:
         positive("la", self.la)
         if not (math.isfinite(self.gamma) and self.gamma >= 0):
-            raise ValueError(f"gamma must be a positive number, got {self.gamma!r}")
+            raise InputError(f"gamma must be 0 or a positive, finite number, got {self.gamma!r}")
         if not math.isfinite(self.margin):
-            raise ValueError(f"margin must be a finite number, got {self.margin!r}")
+            raise InputError(f"margin must be a finite number, got {self.margin!r}")
 
     @property
     def scale(self) -> float:  # type: ignore[override]

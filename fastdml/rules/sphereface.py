@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fastdml.errors import InputError
 from fastdml.rules.proxy import ProxyRule, positive
 
 
@@ -30,8 +31,8 @@ class SphereFace(ProxyRule):
 
     def __post_init__(self) -> None:
         positive("scale", self.scale)
-        if self.margin != int(self.margin) or self.margin < 1:
-            raise ValueError(f"margin must be a positive integer, got {self.margin!r}")
+        if not math.isfinite(self.margin) or self.margin != int(self.margin) or self.margin < 1:
+            raise InputError(f"margin must be a positive integer, got {self.margin!r}")
 
     @property
     def linear(self) -> bool:

@@ -8,8 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 import fastdml
+from fastdml.backends import BACKENDS, select
+from fastdml.backends.registry import asked_backend
+from fastdml.errors import BackendError
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,26 @@ def describe(device: torch.device, backend: str, backend_reason: str) -> Environ
         backend=backend,
         backend_reason=backend_reason,
     )
+
+
+@torch.no_grad()
+def backend_of(loss: nn.Module, embeddings: Tensor, labels: Tensor) -> tuple[str, str]:
+    """The backend that computes a loss of such a batch, and why: what was asked for, or the first that can.
+
+    Raises:
+        BackendError: the backend that was asked for cannot.
+    """
+    first = select(embeddings.device.type, embeddings.dtype)
+    for name in BACKENDS[BACKENDS.index(first.name) :]:
+        try:
+            with fastdml.use_backend(name):
+                loss(embeddings, labels)
+        except BackendError:
+            if asked_backend() is not None:
+                raise
+            continue
+        return name, first.reason if name == first.name else f"{first.name} has no kernels for this loss"
+    raise BackendError(f"no backend can compute {type(loss).__name__} on {embeddings.device.type}")
 
 
 def processor_name() -> str:

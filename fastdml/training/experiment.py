@@ -13,16 +13,18 @@ import torch
 from torch import nn
 
 import fastdml
-from fastdml.backends import BACKENDS, select
+from fastdml.backends import BACKENDS
 from fastdml.data import Split
 from fastdml.training import fusion_panel
 from fastdml.training.catalogue import find_dataset, find_loss
+from fastdml.training.centers import CenterHistory, center_history
 from fastdml.training.checkpoint import save_weights
 from fastdml.training.config import ConfigError, TrainConfig
-from fastdml.training.environment import Environment, describe
+from fastdml.training.environment import Environment, backend_of, describe
 from fastdml.training.evaluation import SplitRetrieval, embed, raw_pixels, retrieve
 from fastdml.training.fusion_panel import FusionPanel
 from fastdml.training.loop import FitOutcome, NonFiniteLossError, fit
+from fastdml.training.loss_work import LossWork
 from fastdml.training.network import EmbeddingNetwork, count_parameters
 from fastdml.training.progress import Display
 from fastdml.training.run import RunDirectory
@@ -34,7 +36,8 @@ class RunResult:
     """Everything that a run found; the report is made from it.
 
     ``rows`` maps "raw pixels", "untrained" and "trained" to Recall@K (K -> share); ``curve`` is (step,
-    Recall@1) from step 0 on; ``seconds`` by part of the run.
+    Recall@1) from step 0 on; ``centers`` is None where the loss has no classes of several centres;
+    ``seconds`` by part of the run.
     """
 
     config: TrainConfig
@@ -46,6 +49,7 @@ class RunResult:
     outcome: FitOutcome
     final: SplitRetrieval
     parameters: int
+    centers: CenterHistory | None = None
     panel: FusionPanel | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -71,6 +75,7 @@ class RunResult:
             "queries": self.final.result.queries,
             "queries_without_positive": self.final.result.queries_without_positive,
             "parameters": self.parameters,
+            "centers": self.centers.to_dict() if self.centers is not None else None,
             "seconds": self.seconds,
             "fusion": self.panel.to_dict() if self.panel is not None else None,
             "environment": self.environment.to_dict(),
@@ -104,7 +109,7 @@ def run_experiment(
     if write_report is None:
         write_report = _built_in_report()
     device = _device(config.device)
-    loss = find_loss(config.loss).make().to(device)
+    find_loss(config.loss)  # an unknown name is refused before anything is loaded
     dataset = find_dataset(config.data)
     started = time.perf_counter()
     with StopRequest() as stop, _backend(config.backend), torch.random.fork_rng():
@@ -113,14 +118,18 @@ def run_experiment(
         _check_batch(config, train)
         torch.manual_seed(config.seed)
         model = make_network(config, train).to(device)
-        environment = describe(device, *select(device.type, torch.float32))
+        work = LossWork(config.loss, config.embedding_dim, config.samples_per_class, train.num_classes)
+        loss = work.make(device)
+        with torch.random.fork_rng():  # what is tried out draws no numbers of the run
+            tried = backend_of(loss, *work.batch(config.batch, device))
+        environment = describe(device, *tried)
         with RunDirectory(out, overwrite) as run:
             run.write_json("config.json", config.to_dict())
             result = _train_and_evaluate(config, model, loss, train, test, environment, run, display, stop)
             start = time.perf_counter() - started - sum(result.seconds.values())
             result.seconds = {"start": start, **result.seconds}
             if panel_seconds > 0 and not stop.asked:
-                result.panel = _measure_fusion(config, environment, device, panel_seconds, display, stop)
+                result.panel = _measure_fusion(work, environment, device, panel_seconds, display, stop)
                 result.seconds["fusion panel"] = result.panel.seconds
             result.seconds["total"] = time.perf_counter() - started
             run.write_json("metrics.json", result.to_dict())
@@ -170,12 +179,19 @@ def _train_and_evaluate(
     rows["untrained"] = retrieve(embed(model, test, device), test).result.recall
     each = time.perf_counter() - begun - pixels_seconds
     curve = [(0, rows["untrained"][1])]
+    centers = center_history(loss)
+    if centers is not None:
+        centers.record(0)
 
-    def evaluate_now(step: int) -> None:
-        recall = retrieve(embed(model, test, device), test).result.recall
+    def evaluate_now(step: int) -> SplitRetrieval:
+        found = retrieve(embed(model, test, device), test)
+        recall = found.result.recall
         curve.append((step, recall[1]))
+        if centers is not None:
+            centers.record(step)
         run.log_evaluation({"step": step, **{f"R@{k}": value for k, value in recall.items()}})
         display.on_evaluation(step, recall)
+        return found
 
     display.on_phase(f"Training: {config.steps} steps of {config.batch} images, loss {config.loss}")
     try:
@@ -189,13 +205,10 @@ def _train_and_evaluate(
     _save(run, model, loss, config, outcome.stopped_by)
     display.on_phase("Retrieving with the trained network")
     ended = time.perf_counter()
-    final = retrieve(embed(model, test, device), test)
+    final = evaluate_now(outcome.steps_taken)
     rows["trained"] = final.result.recall
-    curve.append((outcome.steps_taken, rows["trained"][1]))
-    run.log_evaluation(
-        {"step": outcome.steps_taken, **{f"R@{k}": value for k, value in rows["trained"].items()}}
-    )
-    display.on_evaluation(outcome.steps_taken, rows["trained"])
+    if centers is not None:
+        centers.draw(model, train, config.seed)
     seconds = {
         "baselines": pixels_seconds + each,
         "training": outcome.seconds,
@@ -211,6 +224,7 @@ def _train_and_evaluate(
         outcome,
         final,
         count_parameters(model),
+        centers,
         seconds=seconds,
     )
 
@@ -231,7 +245,7 @@ def _save(run: RunDirectory, model: nn.Module, loss: nn.Module, config: TrainCon
 
 
 def _measure_fusion(
-    config: TrainConfig,
+    work: LossWork,
     environment: Environment,
     device: torch.device,
     seconds: float,
@@ -239,15 +253,7 @@ def _measure_fusion(
     stop: StopRequest,
 ) -> FusionPanel:
     display.on_phase(f"Measuring what fusing buys here: {environment.backend} against the dense reference")
-    return fusion_panel.measure(
-        config.loss,
-        environment.backend,
-        device,
-        config.embedding_dim,
-        config.samples_per_class,
-        seconds,
-        go_on=lambda: not stop.asked,
-    )
+    return fusion_panel.measure(work, environment.backend, device, seconds, go_on=lambda: not stop.asked)
 
 
 def _built_in_report() -> Callable[[RunResult, RunDirectory], None]:

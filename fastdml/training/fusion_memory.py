@@ -15,28 +15,23 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
+import fastdml
 from fastdml.resident_memory import high_water, release_freed_memory, reset_high_water
+from fastdml.training.loss_work import LossWork
 
 _MAPPED_FROM = str(1 << 17)  # bytes
 
 
-def peak_memory(
-    loss_name: str, backend: str, sizes: Sequence[int], samples_per_class: int, dim: int, timeout: float
-) -> dict[int, int]:
+def peak_memory(work: LossWork, backend: str, sizes: Sequence[int], timeout: float) -> dict[int, int]:
     """Bytes by which one forward and backward raises the resident set, for each batch size in turn.
 
     Measured in a fresh process on the CPU. Sizes that the ``timeout`` (seconds, for all of them) cut off, or
     that could not be measured, are absent.
     """
-    request = {
-        "loss": loss_name,
-        "backend": backend,
-        "sizes": list(sizes),
-        "samples_per_class": samples_per_class,
-        "dim": dim,
-    }
+    request = {"work": asdict(work), "backend": backend, "sizes": list(sizes)}
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     environment.pop("FASTDML_BACKEND", None)
     environment["MALLOC_MMAP_THRESHOLD_"] = _MAPPED_FROM
@@ -73,14 +68,12 @@ def _parse(output: str) -> dict[int, int]:
 
 
 def _measure(request: dict[str, Any]) -> None:
-    import fastdml
-    from fastdml.training.catalogue import find_loss
-    from fastdml.training.fusion_panel import make_batch
-
-    loss = find_loss(request["loss"]).make()
+    work = LossWork(**request["work"])
+    loss = work.make()
 
     def step(size: int) -> None:
-        embeddings, labels = make_batch(size, request["samples_per_class"], request["dim"])
+        embeddings, labels = work.batch(size)
+        loss.zero_grad(set_to_none=True)
         release_freed_memory()
         before = reset_high_water()
         with fastdml.use_backend(request["backend"]):
@@ -88,7 +81,7 @@ def _measure(request: dict[str, Any]) -> None:
         peaks[size] = max(high_water() - before, 0)
 
     peaks: dict[int, int] = {}
-    step(8 * request["samples_per_class"])  # loads libraries and starts threads; not reported
+    step(8 * work.samples_per_class)  # loads libraries and starts threads; not reported
     for size in request["sizes"]:
         step(size)
         print(json.dumps([size, peaks[size]]), flush=True)

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 import fastdml
 from fastdml import resident_memory
-from fastdml.errors import BackendError
 from fastdml.training import fusion_memory
-from fastdml.training.catalogue import find_loss
+from fastdml.training.loss_work import LossWork
 
 SIZES = (128, 256, 512, 1024, 2048, 4096)
 _ROUNDS = (3, 25)  # least and most rounds of a size
@@ -45,6 +44,8 @@ class FusionPanel:
     samples_per_class: int
     how: str
     seconds: float
+    classes: int | None = None
+    """How many classes the loss has centres of; None where it has none."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -52,11 +53,9 @@ class FusionPanel:
 
 
 def measure(
-    loss_name: str,
+    work: LossWork,
     backend: str,
     device: torch.device,
-    dim: int,
-    samples_per_class: int,
     seconds: float = 14.0,
     sizes: Sequence[int] = SIZES,
     go_on: Callable[[], bool] = lambda: True,
@@ -64,17 +63,15 @@ def measure(
     """Measure both, smallest batch first, in about ``seconds``; sizes that would not fit are left out.
 
     Args:
-        loss_name: a name of the loss catalogue.
-        backend: the backend that the run used, compared with "reference"; "blocked" takes its place where it
-            has no kernels for this loss.
+        backend: the backend that computes this loss, compared with "reference".
         go_on: asked between sizes; False ends the measurement with what there is.
     """
     started = time.perf_counter()
+    classes = work.classes if work.centred else None
     if backend == "reference":
         how = "The run used the dense reference itself, so there is nothing to compare it with."
-        return FusionPanel([], backend, dim, samples_per_class, how, 0.0)
-    loss = find_loss(loss_name).make().to(device)
-    backend = _that_runs(loss, backend, make_batch(2 * samples_per_class, samples_per_class, dim, device))
+        return FusionPanel([], backend, work.dim, work.samples_per_class, how, 0.0, classes)
+    loss = work.make(device)
     timed: list[tuple[int, float, float, int]] = []
     for position, size in enumerate(sizes):
         if not go_on():
@@ -85,19 +82,14 @@ def measure(
         if expected > left:
             break
         share = left * 2.0 ** (position - len(sizes))
-        timed.append((size, *_interleaved(loss, backend, device, size, samples_per_class, dim, share)))
+        timed.append((size, *_interleaved(loss, backend, work.batch(size, device), share)))
     measured = [size for size, *_ in timed]
     if device.type == "cuda":
-        peaks = {
-            name: _cuda_peaks(loss, name, device, measured, samples_per_class, dim)
-            for name in (backend, "reference")
-        }
+        peaks = {name: _cuda_peaks(loss, name, work, device, measured) for name in (backend, "reference")}
         how = "Memory: torch.cuda.max_memory_allocated during a step, less what was allocated before it."
     elif resident_memory.can_measure() and go_on():
         peaks = {
-            name: fusion_memory.peak_memory(
-                loss_name, name, measured, samples_per_class, dim, timeout=seconds
-            )
+            name: fusion_memory.peak_memory(work, name, measured, timeout=seconds)
             for name in (backend, "reference")
         }
         how = (
@@ -111,34 +103,14 @@ def measure(
         FusionRow(size, fused, dense, peaks[backend].get(size), peaks["reference"].get(size), rounds)
         for size, fused, dense, rounds in timed
     ]
-    return FusionPanel(rows, backend, dim, samples_per_class, how, time.perf_counter() - started)
-
-
-def make_batch(
-    size: int, samples_per_class: int, dim: int, device: torch.device | str = "cpu"
-) -> tuple[Tensor, Tensor]:
-    """Embeddings float32 [size, dim] that gather loosely around their classes, and labels int64 [size]."""
-    generator = torch.Generator().manual_seed(size)
-    labels = torch.arange(size) // samples_per_class
-    centres = torch.randn(int(labels[-1]) + 1, dim, generator=generator)
-    points = centres[labels] + torch.randn(size, dim, generator=generator)
-    return points.to(device).requires_grad_(), labels.to(device)
-
-
-def _that_runs(loss: nn.Module, backend: str, batch: tuple[Tensor, Tensor]) -> str:
-    try:
-        with fastdml.use_backend(backend):
-            loss(*batch)
-    except BackendError:
-        return "blocked"
-    return backend
+    spent = time.perf_counter() - started
+    return FusionPanel(rows, backend, work.dim, work.samples_per_class, how, spent, classes)
 
 
 def _interleaved(
-    loss: nn.Module, backend: str, device: torch.device, size: int, per_class: int, dim: int, seconds: float
+    loss: nn.Module, backend: str, batch: tuple[Tensor, Tensor], seconds: float
 ) -> tuple[float, float, int]:
     """Median seconds a step of the fused and of the dense form, and the number of rounds."""
-    batch = make_batch(size, per_class, dim, device)
     times: dict[str, list[float]] = {backend: [], "reference": []}
     repeats = {}
     for name in times:
@@ -161,17 +133,19 @@ def _time_steps(loss: nn.Module, backend: str, batch: tuple[Tensor, Tensor], rep
         begun = time.perf_counter()
         for _ in range(repeats):
             embeddings.grad = None
+            loss.zero_grad(set_to_none=True)
             loss(embeddings, labels).backward()
         _wait_for(embeddings)
         return (time.perf_counter() - begun) / repeats
 
 
 def _cuda_peaks(
-    loss: nn.Module, backend: str, device: torch.device, sizes: Sequence[int], per_class: int, dim: int
+    loss: nn.Module, backend: str, work: LossWork, device: torch.device, sizes: Sequence[int]
 ) -> dict[int, int]:
     peaks = {}
     for size in sizes:
-        embeddings, labels = make_batch(size, per_class, dim, device)
+        embeddings, labels = work.batch(size, device)
+        loss.zero_grad(set_to_none=True)
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)

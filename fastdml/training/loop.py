@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from fastdml.data import Augment, Split
 from fastdml.data.samplers import ClassBalancedBatchSampler
+from fastdml.recipes import parameter_groups
+from fastdml.training.catalogue import find_loss
 from fastdml.training.checkpoint import save_tensors
 from fastdml.training.config import TrainConfig
-from fastdml.training.network import global_gradient_norm, parameter_groups
+from fastdml.training.network import global_gradient_norm
 from fastdml.training.run import RunDirectory
 from fastdml.training.schedule import StepBudget, learning_rate_factor
 from fastdml.training.stopping import StopRequest
@@ -31,7 +33,11 @@ class NonFiniteLossError(RuntimeError):
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One line of log.jsonl. Times in seconds; ``seconds`` since training began, evaluations included."""
+    """One line of log.jsonl.
+
+    ``learning_rate`` is that of the network. Times in seconds; ``seconds`` since training began, evaluations
+    included.
+    """
 
     step: int
     loss: float
@@ -75,13 +81,14 @@ def fit(
     run: RunDirectory,
     watcher: StepWatcher,
     stop: StopRequest,
-    evaluate_now: Callable[[int], None],
+    evaluate_now: Callable[[int], object],
     evaluation_seconds: float = 0.0,
 ) -> FitOutcome:
     """Train ``model`` in place with AdamW, and with it what the loss learns.
 
     Args:
-        split: the training images and labels; batches move to the model's device.
+        split: the training images; batches move to the model's device. The loss is given their classes,
+            counted from 0 without gaps.
         run: an entered run directory; gets a line a step.
         stop: asked between steps.
         evaluate_now: called with the step number, ``config.evaluations - 1`` times at even distances; the
@@ -91,8 +98,9 @@ def fit(
     Raises:
         NonFiniteLossError: after the batch was saved.
     """
-    trained = nn.ModuleList([model, loss])
-    optimiser = torch.optim.AdamW(parameter_groups(trained, config.weight_decay), lr=config.learning_rate)
+    optimiser = make_optimiser(model, loss, config)
+    peaks = [group["lr"] for group in optimiser.param_groups]
+    classes = class_indices(split)
     sampler = ClassBalancedBatchSampler(
         split.labels,
         classes_per_batch=config.classes_per_batch,
@@ -113,15 +121,17 @@ def fit(
         if stop.asked or step >= budget.steps or budget.out_of_time(time.perf_counter() - started):
             break
         begun = time.perf_counter()
-        rate = config.learning_rate * learning_rate_factor(step, budget.steps, config.warmup_steps)
-        batch = _Batch.take(split, rows, augment, generator)
+        factor = learning_rate_factor(step, budget.steps, config.warmup_steps)
+        for group, peak in zip(optimiser.param_groups, peaks, strict=True):
+            group["lr"] = peak * factor
+        batch = _Batch.take(split, classes, rows, augment, generator)
         step += 1
-        value, norm, loss_seconds = _step(model, loss, optimiser, rate, batch, step, run)
+        value, norm, loss_seconds = _step(model, loss, optimiser, batch, step, run)
         now = time.perf_counter()
         record = StepRecord(
             step=step,
             loss=value,
-            learning_rate=rate,
+            learning_rate=config.learning_rate * factor,
             gradient_norm=norm,
             step_seconds=now - begun,
             loss_seconds=loss_seconds,
@@ -154,6 +164,25 @@ def fit(
     return FitOutcome(step, stopped_by, budget.replanned, seconds)
 
 
+def make_optimiser(model: nn.Module, loss: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW with the peak rates of a run; the centres of a loss have their own."""
+    rate = config.learning_rate
+    center_rate = find_loss(config.loss).center_rate
+    groups = parameter_groups(
+        model,
+        loss,
+        lr=rate,
+        center_lr=None if center_rate is None else rate * center_rate,
+        weight_decay=config.weight_decay,
+    )
+    return torch.optim.AdamW(groups)
+
+
+def class_indices(split: Split) -> Tensor:
+    """int64 [N], the class of every image of a split, classes counted from 0 without gaps."""
+    return torch.unique(split.labels, return_inverse=True)[1]
+
+
 def _affordable(evaluations: int, each: float, seconds: float | None) -> int:
     """How many evaluations of ``each`` seconds may still be made: they must not eat the time for training."""
     if seconds is None or each <= 0:
@@ -165,29 +194,28 @@ def _affordable(evaluations: int, each: float, seconds: float | None) -> int:
 class _Batch:
     rows: Tensor  # int64 [B], of the split
     images: Tensor  # float32 [B, 1, H, W] in [0, 1]
-    labels: Tensor  # int64 [B]
+    labels: Tensor  # int64 [B], classes from 0 on
 
     @staticmethod
-    def take(split: Split, rows: Tensor, augment: Augment | None, generator: torch.Generator) -> _Batch:
+    def take(
+        split: Split, classes: Tensor, rows: Tensor, augment: Augment | None, generator: torch.Generator
+    ) -> _Batch:
         device = generator.device
         images = split.batch(rows).to(device)
         if augment is not None:
             images = augment(images, generator)
-        return _Batch(rows, images, split.labels[rows].to(device))
+        return _Batch(rows, images, classes[rows].to(device))
 
 
 def _step(
     model: nn.Module,
     loss: nn.Module,
     optimiser: torch.optim.Optimizer,
-    rate: float,
     batch: _Batch,
     step: int,
     run: RunDirectory,
 ) -> tuple[float, float, float]:
     """One update; returns (loss, gradient norm, seconds in the loss, forward and backward)."""
-    for group in optimiser.param_groups:
-        group["lr"] = rate
     optimiser.zero_grad(set_to_none=True)
     embeddings = model(batch.images)
     # The loss gets embeddings cut from the network's graph: its gradient is then a plain tensor that can be

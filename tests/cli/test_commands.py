@@ -15,6 +15,7 @@ import fastdml
 from fastdml import cli
 from fastdml.cli.running import desktop_is_there
 from fastdml.training.catalogue import DATASETS, LOSSES
+from fastdml.training.checkpoint import read_tensors
 from fastdml.training.run import read_lines
 
 
@@ -94,12 +95,39 @@ def test_train_passes_every_setting_on(tmp_path, capsys, monkeypatch):
     assert "already holds one" in errors
 
 
+def test_the_demo_of_a_loss_with_centres_shows_them(tmp_path, capsys):
+    out = tmp_path / "demo"
+    words = "demo --loss soft-triple --steps 3 --panel-seconds 0 --no-open"
+    code, _, _ = call(capsys, *words.split(), "--out", str(out))
+    assert code == 0
+    config = json.loads((out / "config.json").read_text())
+    assert (config["loss"], config["samples_per_class"]) == ("soft-triple", 2)
+    assert "Centres of classes" in (out / "report.html").read_text()
+    learnt, metadata = read_tensors(out / "loss.safetensors")
+    assert metadata["loss"] == "soft-triple"
+    assert learnt["fc"].shape == (64, 200 * 10)
+
+
+@pytest.mark.parametrize(
+    ("words", "samples"),
+    [("--loss arcface", 2), ("--loss triplet", 8), ("--loss arcface --samples-per-class 4", 4)],
+)
+def test_samples_of_a_class_are_what_suits_the_loss_unless_asked(tmp_path, capsys, words, samples):
+    out = tmp_path / "run"
+    given = f"train {words} --steps 1 --batch 16 --network-width 4 --embedding-dim 8 --evaluations 0"
+    code, _, _ = call(capsys, *given.split(), "--out", str(out))
+    assert code == 0
+    assert json.loads((out / "config.json").read_text())["samples_per_class"] == samples
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train", "--loss", "tripplet"], "triplet-semihard, got 'tripplet'"),
+        (["train", "--loss", "tripplet"], "triplet-semihard, got 'tripplet'; near it: triplet, "),
+        (["demo", "--loss", "softtriple"], "got 'softtriple'; near it: soft-triple, "),
         (["train", "--data", "mnist"], "error: data must be one of glyphs, got 'mnist'"),
         (["train", "--batch", "13"], "error: batch must be a multiple of samples_per_class (8)"),
+        (["train", "--loss", "soft-triple", "--batch", "3"], "error: batch must be a multiple of"),
         (["train", "--batch", "4096"], "error: batch needs 512 classes, but glyphs has only 200"),
         (["train", "--backend", "fortran"], "error: backend must be one of"),
         (["demo", "--steps", "0"], "error: steps must be at least 1, got 0"),

@@ -96,3 +96,9 @@ def test_peak_of_a_step_is_far_below_all_similarities(kind: str, centres: int, b
     similarities = 4 * SAMPLES * classes * centres
     found = peak(kind, backend, SAMPLES, classes)
     assert found < similarities * (0.25 if backend == "cpu" else 0.75), f"{found:,} of {similarities:,}"
+
+
+@pytest.mark.skipif(not can_measure(), reason="this system does not let a process reset its high-water mark")
+@pytest.mark.skipif("cpu" not in fastdml.available_backends(), reason="no native extension here")
+def test_a_single_sample_takes_little_memory_of_every_worker() -> None:
+    assert peak("SoftTripleLoss", "cpu", 1, 4 * CLASSES) < 4 * 4 * CLASSES * CENTRES * WIDTH

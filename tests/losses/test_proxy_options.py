@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,7 +15,7 @@ from torch import Tensor, nn
 
 import fastdml
 import fastdml.distances
-from fastdml import InputError
+from fastdml import InputError, reducers
 from fastdml.losses import (
     ArcFaceLoss,
     CosFaceLoss,
@@ -162,9 +165,10 @@ def test_soft_labels_are_distributions_over_the_classes(loss: Any) -> None:
 @of_softmax
 def test_soft_labels_are_refused_where_there_is_a_margin(kind: Any) -> None:
     loss = made(kind)
+    wanted = "whose target has a margin"
     if loss.rule().linear:
-        loss.label_smoothing = 0.1
-    with pytest.raises(InputError, match="labels must be integers for"):
+        loss.label_smoothing, wanted = 0.1, "where label_smoothing spreads them"
+    with pytest.raises(InputError, match=f"labels must be integers .*{wanted}"):
         loss(batch()[0], torch.full((COUNT, CLASSES), 1 / CLASSES))
 
 
@@ -180,7 +184,59 @@ def test_ignored_samples_do_not_count(kind: Any) -> None:
     torch.testing.assert_close(loss(leaf, some), made(kind)(embeddings[kept], labels[kept]))
     assert leaf.grad is not None
     assert not leaf.grad[~kept].any()
-    assert float(loss(embeddings, torch.full_like(labels, -100)).detach()) >= 0
+    assert float(loss(embeddings, torch.full_like(labels, -100)).detach()) == 0.0
+
+
+@of_softmax
+def test_ignored_samples_keep_their_places(kind: Any) -> None:
+    embeddings, labels = batch()
+    some = labels.clone()
+    some[::3] = -100
+    kept = some != -100
+    each = made(kind, reducer="none", ignore_index=-100)(embeddings, some)
+    assert each.shape == (COUNT,)
+    assert not each[~kept].any()
+    torch.testing.assert_close(each[kept], made(kind, reducer="none")(embeddings[kept], labels[kept]))
+    listed = made(kind, reducer=reducers.DoNothingReducer(), ignore_index=-100)(embeddings, some)["loss"]
+    assert listed["indices"].tolist() == kept.nonzero().flatten().tolist()
+    torch.testing.assert_close(listed["losses"], each[kept])
+    for reducer in (
+        reducers.ThresholdReducer(low=1.0, high=30.0),
+        reducers.AvgNonZeroReducer(),
+        reducers.PerAnchorReducer(),
+        reducers.ClassWeightedReducer(torch.arange(CLASSES, dtype=torch.float64)),
+        reducers.SumReducer(),
+    ):
+        torch.testing.assert_close(
+            made(kind, reducer=reducer, ignore_index=-100)(embeddings, some),
+            made(kind, reducer=reducer)(embeddings[kept], labels[kept]),
+        )
+
+
+def test_ignored_samples_do_not_break_the_graph() -> None:
+    torch._dynamo.reset()
+    loss = SoftTripleLoss(*SIZES, ignore_index=-100)
+    embeddings, labels = batch(torch.float32)
+    labels[::3] = -100
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(embeddings, labels), loss(embeddings, labels))
+
+
+def test_ignored_samples_are_no_outliers() -> None:
+    loss = made(SubCenterArcFaceLoss, ignore_index=-100)
+    embeddings, labels = batch()
+    labels[::3] = -100
+    assert all(labels[i] != -100 for i in loss.get_outliers(embeddings, labels, 10)[0].tolist())
+
+
+@of_all
+def test_a_label_out_of_range_shows_where_nothing_waits_for_it(kind: Any) -> None:
+    torch._dynamo.reset()
+    loss = kind(*SIZES)
+    embeddings, labels = batch(torch.float32)
+    labels[3] = CLASSES + 5
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    assert compiled(embeddings, labels).isnan()
 
 
 @of_softmax
@@ -329,6 +385,52 @@ def test_merged_centres_are_saved_and_loaded() -> None:
     assert torch.equal(ragged.merge_centers(0.01)(*batch()), ragged(*batch()))
 
 
+def test_an_optimiser_goes_on_after_merged_centres_are_loaded() -> None:
+    ragged = with_copies().merge_centers(0.01)
+    fresh = made(SoftTripleLoss, centers_per_class=4, tau=0.2)
+    optimizer = torch.optim.SGD(fresh.parameters(), lr=1.0)
+    fresh.load_state_dict(ragged.state_dict())
+    fresh(*batch()).backward()
+    optimizer.step()
+    assert not torch.equal(fresh.fc, ragged.fc)
+
+
+def test_a_state_that_contradicts_itself_leaves_the_loss_alone() -> None:
+    state = with_copies().merge_centers(0.01).state_dict()
+    state["fc"] = state["fc"][:, :-1]
+    fresh = made(SoftTripleLoss, centers_per_class=4)
+    before = fresh.fc.detach().clone()
+    with pytest.raises(InputError, match=r"fc of the state_dict must have shape \[8, 21\]"):
+        fresh.load_state_dict(state)
+    assert torch.equal(fresh.fc, before)
+
+
+def test_centres_of_their_own_lengths_are_not_merged() -> None:
+    far = fastdml.distances.DotProductSimilarity(normalize_embeddings=False)
+    with pytest.raises(InputError, match="distance must scale centres"):
+        made(SoftTripleLoss, distance=far).merge_centers(0.0)
+
+
+def test_a_merged_loss_is_apart_from_the_first() -> None:
+    loss = with_copies()
+    ragged = loss.merge_centers(0.01)
+    for again in (copy.deepcopy(ragged), pickle.loads(pickle.dumps(ragged))):
+        assert torch.equal(again(*batch()), ragged(*batch()))
+    called: list[int] = []
+    ragged.register_forward_hook(lambda *_: called.append(1))
+    loss(*batch())
+    assert not called
+    ragged(*batch())
+    assert called
+
+
+def test_the_first_centres_of_other_sizes_show() -> None:
+    loss = made(SubCenterArcFaceLoss)
+    with torch.no_grad():
+        loss.W.copy_(loss.W[:, ::3].repeat_interleave(3, dim=1))
+    assert loss.merge_centers(1e-9).sub_centers == 1
+
+
 @pytest.mark.parametrize("kind", [HardTripleLoss, SubCenterArcFaceLoss])
 def test_other_losses_of_several_centres_merge_too(kind: Any) -> None:
     loss = made(kind)
@@ -365,7 +467,7 @@ def test_sizes_must_be_positive_integers(kind: Any, sizes: tuple[Any, Any], name
 @pytest.mark.parametrize("count", [0, -2, 1.5])
 def test_at_least_one_centre_a_class(count: Any) -> None:
     for kind, name in ((SoftTripleLoss, "centers_per_class"), (SubCenterArcFaceLoss, "sub_centers")):
-        with pytest.raises(InputError, match="centers_per_class must be a positive integer"):
+        with pytest.raises(InputError, match=f"{name} must be a positive integer"):
             kind(*SIZES, **{name: count})
 
 
@@ -385,15 +487,60 @@ def test_at_least_one_centre_a_class(count: Any) -> None:
         (ArcFaceLoss, {"scale": 0}),
         (CosFaceLoss, {"scale": math.inf}),
         (SphereFaceLoss, {"margin": 1.5}),
+        (SphereFaceLoss, {"margin": math.nan}),
+        (SphereFaceLoss, {"margin": math.inf}),
+        (SoftTripleLoss, {"gamma": math.inf}),
+        (ProxyAnchorLoss, {"centers_per_class": 2}),
         (ProxyAnchorLoss, {"alpha": 0}),
         (SoftTripleLoss, {"label_smoothing": 1.5}),
     ],
 )
 def test_settings_out_of_range_are_named(kind: Any, options: dict[str, Any]) -> None:
     (name,) = options
-    wanted = "scale" if name == "softmax_scale" else name
-    with pytest.raises(ValueError, match=wanted):
+    with pytest.raises(InputError, match=f"^{name} must be"):
         kind(*SIZES, **options)
+
+
+def test_a_regulariser_is_added_once_and_so_not_to_single_losses() -> None:
+    with pytest.raises(InputError, match="reducer must be another than 'none' where tau"):
+        SoftTripleLoss(*SIZES, tau=0.2, reducer="none")
+    with pytest.raises(InputError, match="reducer must be another than 'none' where there is a weight"):
+        ArcFaceLoss(*SIZES, reducer="none", weight_regularizer=torch.sum)
+
+
+def test_the_form_of_the_paper_needs_another_class() -> None:
+    with pytest.raises(InputError, match="num_classes must be at least 2"):
+        ProxyNCALoss(1, WIDTH, form="paper")
+    with pytest.raises(InputError, match="label_smoothing must be 0"):
+        ProxyNCALoss(*SIZES, form="paper", label_smoothing=0.1)
+
+
+def test_sizes_may_be_integers_of_numpy() -> None:
+    assert ArcFaceLoss(np.int64(5), np.int32(4)).W.shape == (4, 5)
+
+
+def test_squared_distances_of_any_length_keep_their_digits_in_16_bits() -> None:
+    far = fastdml.distances.LpDistance(normalize_embeddings=False, power=2)
+    torch.manual_seed(1)
+    loss = ProxyNCALoss(*SIZES, distance=far)
+    with torch.no_grad():
+        loss.proxies.mul_(100)
+    embeddings, labels = batch(torch.float16)
+    exact = ProxyNCALoss(*SIZES, distance=far).double()
+    exact.load_state_dict(loss.state_dict())
+    torch.testing.assert_close(
+        loss(embeddings, labels).double(), exact(embeddings.double(), labels), rtol=1e-5, atol=0
+    )
+    assert loss.get_logits(embeddings * 300).isfinite().all()
+
+
+@of_softmax
+def test_logits_are_kept_from_autocast(kind: Any) -> None:
+    loss = kind(*SIZES)
+    embeddings, _ = batch(torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = loss.get_logits(embeddings)
+    assert torch.equal(inside, loss.get_logits(embeddings))
 
 
 @pytest.mark.parametrize("backend", ["cpu", "blocked", "reference"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -12,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fastdml.training.centers import Drawn
 from fastdml.training.fusion_panel import FusionPanel, FusionRow
 from fastdml.training.report import render_report
 from fastdml.training.report.fusion import fusion_headline, write_bytes, write_seconds
@@ -166,6 +168,15 @@ def test_the_command_repeats_the_settings(settings):
     assert words[words.index("--steps") + 1] == "6"
     assert "--no-augment" in words
     assert "--learning-rate" not in words
+    assert words[words.index("--samples-per-class") + 1] == "4"
+
+
+@pytest.mark.parametrize(("samples", "said"), [(2, False), (8, True)])
+def test_the_command_leaves_out_only_what_the_loss_chooses_itself(samples, said):
+    from fastdml.training import TrainConfig
+
+    words = command(TrainConfig(loss="soft-triple", samples_per_class=samples)).split()
+    assert ("--samples-per-class" in words) == said
 
 
 def test_units():
@@ -175,3 +186,43 @@ def test_units():
     assert write_bytes(999) == "999 B"
     assert write_bytes(1_450_000) == "1.45 MB"
     assert write_bytes(0) == "0 B"
+
+
+def test_centres_are_shown_where_there_are_several(run):
+    result, _ = run(loss="soft-triple", steps=4)
+    text = render_report(result, "centres", [])
+    page = Page(text)
+    words = " ".join(page.text)
+    counts = result.centers.counts[-1]
+    assert "Every class began with 10 centres." in words
+    assert f"In the end {counts.curve[-1][1]:.1f} of them differ" in words
+    assert "above 0.9 joins them" in words
+    for number in set(counts.final):
+        assert f"{counts.final.count(number)} class" in words
+    assert f"{result.centers.mean_used:.1f} have drawn a training image" in words
+    assert all(result.train.class_names[label] in words for label in result.centers.shown)
+    rows = [attributes for tag, attributes in page.tags if attributes.get("class") == "drawn"]
+    assert len(rows) == sum(map(result.centers.used, result.centers.shown))
+    assert "loss.safetensors" in words
+
+
+def test_idle_and_merged_centres_are_told_apart(run):
+    result, _ = run(loss="soft-triple", steps=2)
+    result.centers.drawn = {
+        0: [Drawn(3, [4, 2], [0.9, 0.7]), Drawn(1, [0], [0.5]), Drawn(1, [], [])],
+        1: [Drawn(10, [8], [0.25])],
+    }
+    result.centers.shown = [1, 0]
+    words = " ".join(Page(render_report(result, "x", [])).text)
+    assert "3 different centres, of which 1 has drawn no image." in words
+    assert "3 centres in one, cosine 0.80" in words
+    assert "1 different centre." in words
+    assert "10 centres in one, cosine 0.25" in words
+
+
+@pytest.mark.parametrize("loss", ["multi-similarity", "arcface"])
+def test_losses_of_one_centre_or_none_have_no_such_section(run, loss):
+    result, path = run(loss=loss, steps=2)
+    text = render_report(result, "x", [])
+    assert "Centres of classes" not in text
+    assert json.loads((path / "metrics.json").read_text())["centers"] is None

@@ -109,7 +109,7 @@ def test_out_that_is_a_file(tmp_path):
     ("change", "message"),
     [
         ({"data": "mnist"}, "data must be one of glyphs, tiny, got 'mnist'"),
-        ({"loss": "tripplet"}, "loss must be one of binomial-deviance, .*triplet-semihard, got 'tripplet'"),
+        ({"loss": "tripplet"}, "loss must be one of arcface, .*triplet-semihard, got 'tripplet'"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"batch": 15}, r"batch must be a multiple of samples_per_class \(4\)"),
         ({"batch": 4}, "at least two classes, got 4"),

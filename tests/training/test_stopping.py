@@ -100,7 +100,7 @@ def test_the_clock_ends_a_run(run):
 
 
 class _BadLoss(torch.nn.Module):
-    """Plain until its fifth call, then as bad as told."""
+    """Plain for four steps and the call that tries backends out before them, then as bad as told."""
 
     def __init__(self, value=float("nan"), gradient=0.0):
         super().__init__()
@@ -108,7 +108,7 @@ class _BadLoss(torch.nn.Module):
 
     def forward(self, embeddings, labels):
         self.calls += 1
-        if self.calls < 5:
+        if self.calls < 6:
             return embeddings.square().mean()
         embeddings.register_hook(lambda grad: grad + self.gradient)
         return embeddings.square().mean() * 0 + self.value
@@ -125,7 +125,7 @@ class _BadLoss(torch.nn.Module):
 def test_a_non_finite_loss_stops_the_run_and_saves_its_batch(
     run, monkeypatch, tmp_path, recorder, bad, message
 ):
-    monkeypatch.setitem(catalogue.LOSSES, "bad", LossEntry(lambda: _BadLoss(**bad), "for tests"))
+    monkeypatch.setitem(catalogue.LOSSES, "bad", LossEntry(lambda *sizes: _BadLoss(**bad), "for tests"))
     with pytest.raises(NonFiniteLossError, match=message) as caught:
         run(loss="bad", steps=20, evaluations=0)
     path = tmp_path / "run"

@@ -100,9 +100,10 @@ def _table_row(row: FusionRow) -> str:
 def _how(panel: FusionPanel) -> str:
     fewest, most = min(row.rounds for row in panel.rows), max(row.rounds for row in panel.rows)
     rounds = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+    classes = "" if panel.classes is None else f"centres of {panel.classes} classes, "
     return (
         f"Measured at the end of this run in {panel.seconds:.0f} s: forward and backward of the loss, "
-        f"{panel.dim} dimensions, {panel.samples_per_class} samples a class, float32, backend "
+        f"{panel.dim} dimensions, {classes}{panel.samples_per_class} samples a class, float32, backend "
         f"{panel.backend} against the dense reference (plain PyTorch). Times are medians of {rounds} rounds "
         f"in which the two take turns. {panel.how}"
     )

@@ -42,7 +42,7 @@ def retrieval_gallery(found: SplitRetrieval, split: Split, seed: int) -> str:
     """Queries of each group, drawn at random with the run's seed, and their nearest gallery images."""
     ranks = found.result.first_hit_rank.cpu()
     generator = torch.Generator().manual_seed(seed)
-    pictures = _Pictures(split)
+    pictures = Pictures(split)
     parts = []
     for group in _GROUPS:
         members = torch.nonzero(group.member(ranks)).squeeze(1)
@@ -58,7 +58,7 @@ def retrieval_gallery(found: SplitRetrieval, split: Split, seed: int) -> str:
     return "".join(parts)
 
 
-def _rows(queries: Tensor, found: SplitRetrieval, split: Split, pictures: _Pictures) -> str:
+def _rows(queries: Tensor, found: SplitRetrieval, split: Split, pictures: Pictures) -> str:
     indices, similarities = found.result.neighbours(queries, _SHOWN)
     parts = []
     for query, hits, values in zip(queries.tolist(), indices.tolist(), similarities.tolist(), strict=True):
@@ -84,7 +84,7 @@ def _rows(queries: Tensor, found: SplitRetrieval, split: Split, pictures: _Pictu
 
 def example_strip(split: Split, rows: Tensor) -> str:
     """A row of single images."""
-    pictures = _Pictures(split)
+    pictures = Pictures(split)
     figures = "".join(f"<figure>{pictures.image(int(row))}</figure>" for row in rows[:_EXAMPLES])
     return f'<div class="strip">{figures}</div>'
 
@@ -95,7 +95,7 @@ def class_rows(split: Split, position: int, keep: Tensor) -> Tensor:
     return torch.nonzero((split.labels == label) & keep).squeeze(1)
 
 
-class _Pictures:
+class Pictures:
     """Images of a split as <img> elements with their data inside.
 
     Grey images that are mostly dark are light strokes on black; they are shown as ink on paper.

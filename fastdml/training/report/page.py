@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 
+from fastdml.training.catalogue import find_loss
 from fastdml.training.checkpoint import write_atomically
 from fastdml.training.config import TrainConfig
 from fastdml.training.experiment import RunResult
 from fastdml.training.report import sections
+from fastdml.training.report.centers import centers_lead, centers_section
 from fastdml.training.report.elements import card, section
 from fastdml.training.report.fusion import fusion_headline, fusion_section
 from fastdml.training.report.gallery import class_rows, example_strip, retrieval_gallery
@@ -38,8 +40,11 @@ def render_report(result: RunResult, name: str, log: Sequence[Mapping[str, Any]]
         _task(result),
         section("Retrieval on unseen classes", "", sections.recall_table(result)),
         section("Training", "", sections.curves(result, log)),
-        _gallery(result),
     ]
+    if result.centers is not None:
+        body = centers_section(result.centers, result.train)
+        parts.append(section("Centres of classes", centers_lead(result.centers), body))
+    parts.append(_gallery(result))
     domains = sections.domain_bars(result)
     if domains:
         parts.append(section("Recall@1 by typeface of the query", "", domains))
@@ -51,7 +56,8 @@ def render_report(result: RunResult, name: str, log: Sequence[Mapping[str, Any]]
     parts.append(section("Settings and machine", "", sections.facts(result, command(result.config))))
     parts.append(
         '<footer class="small">Made by fastdml. Beside this page: config.json, metrics.json, log.jsonl (one '
-        "line a step), evaluations.jsonl and weights.safetensors.</footer>"
+        "line a step), evaluations.jsonl, weights.safetensors and, where the loss learnt something, "
+        "loss.safetensors.</footer>"
     )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -64,9 +70,11 @@ def render_report(result: RunResult, name: str, log: Sequence[Mapping[str, Any]]
 def command(config: TrainConfig) -> str:
     """The `fastdml train` command that repeats a run: every setting that differs from its default."""
     words = ["fastdml", "train"]
+    defaults = {field.name: field.default for field in fields(config)}
+    defaults["samples_per_class"] = find_loss(config.loss).samples_per_class
     for field in fields(config):
         value = getattr(config, field.name)
-        if field.name in ("data", "loss", "seed") or value != field.default:
+        if field.name in ("data", "loss", "seed") or value != defaults[field.name]:
             option = "--" + field.name.replace("_", "-")
             if isinstance(value, bool):
                 words.append(option if value else option.replace("--", "--no-", 1))

@@ -110,6 +110,12 @@ img.glyph { display: block; width: 100%; aspect-ratio: 1; border-radius: 6px; ba
 .hit.right img { outline-color: var(--good); } .hit.right figcaption { color: var(--good); }
 .hit.wrong img { outline-color: var(--bad); outline-style: dashed;
   } .hit.wrong figcaption { color: var(--bad); }
+.drawn { display: grid; grid-template-columns: 132px 1fr; gap: 14px; align-items: center; padding: 7px 0; }
+.drawn + .drawn { border-top: 1px solid var(--line); }
+.drawn b, .drawn span { display: block; font-size: .9rem; line-height: 1.35; }
+.drawn span { color: var(--soft); font-size: .78rem; }
+.drawn > div:last-child { display: grid; grid-template-columns: repeat(16, minmax(0, 1fr)); gap: 6px; }
+.drawn img.glyph { border: 1px solid var(--line); }
 .bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: 7px 14px;
   align-items: center; font-size: .92rem; font-variant-numeric: tabular-nums; }
 .bars .share { text-align: right; }
@@ -126,6 +132,8 @@ code { font: .9em ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mo
   section { margin-top: 44px; }
   .headline { grid-template-columns: 1fr; }
   .strip { grid-template-columns: repeat(8, minmax(0, 1fr)); }
+  .drawn > div:last-child { grid-template-columns: repeat(8, minmax(0, 1fr)); }
+  .drawn { grid-template-columns: 84px 1fr; }
   .hits { grid-template-columns: repeat(5, minmax(0, 1fr)); }
   .hits .arrow { display: none; }
   .card { padding: 16px; }
