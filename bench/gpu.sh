@@ -9,9 +9,12 @@
 #   doctor    what is installed, built and chosen
 #   tests     the tests of kernels, engines, losses and backends
 #   sanitize  compute-sanitizer (memcheck, racecheck, initcheck) over every kernel
-#   prove     accuracy, bitwise repeat, sizes past 2^31, streams, graphs, no host waits, torch.compile, autocast
+#   prove     of each engine: accuracy, bitwise repeat, sizes past 2^31, streams, graphs, no host waits,
+#             torch.compile, autocast
 #   measure   device ceilings; time and peak memory of every contestant over N and D
 #   losses    the same for every pair loss, each against Multi-Similarity and pytorch-metric-learning
+#   proxies   the same for every loss with centres; SoftTriple over batch and classes against its dense form
+#   choices   tiles and blocks of the proxy engine's Triton kernels against others
 #   retrieve  the same for Recall@K, then of a set as large as Stanford Online Products
 #   profile   ncu over one large batch, where ncu is installed
 #
@@ -21,8 +24,10 @@
 # PYTHON          the interpreter that has torch (default: python3)
 # WHEELS          folder of wheels to install first, such as pytorch-metric-learning's; without it PML's rows say absent
 # BACKENDS        default: triton,cuda
+# ENGINES         what sanitize, prove and profile are about (default: pair,proxy)
 # SECONDS_LIMIT   seconds that `measure` may take (default: 480)
-# DRY             1: the stages prove, measure, losses and retrieve on the CPU with tiny sizes, to see that they run
+# DRY             1: prove, measure, losses, proxies, choices and retrieve on the CPU with tiny sizes, to see that they
+#                 run
 # MEASURE         further arguments of bench.gpu.measure, such as "--widths 512 --dtypes bfloat16,float32"
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -37,6 +42,7 @@ if [ -n "${DRY:-}" ]; then
   OUT="${OUT:-build/gpu-dry}"
 fi
 backends="${BACKENDS:-triton,cuda}"
+engines="${ENGINES:-pair,proxy}"
 export PYTHONUNBUFFERED=1
 if [ -z "${FASTDML_COMMIT:-}" ] && commit="$(git rev-parse HEAD 2>/dev/null)"; then
   [ -z "$(git status --porcelain -- . ':!bench/results' ':!docs' ':!README.md')" ] || commit="$commit+"
@@ -68,6 +74,8 @@ reasons = [native.load(part).reason for part in ("cpu", "cuda")]
 sys.exit("; ".join(filter(None, reasons)) or 0)'
 }
 
+doctor() { "$python" -m fastdml doctor; }
+
 tests() {
   local folders=()
   for name in rules triton_kernels cuda backends engines losses retrieval bench; do
@@ -77,7 +85,12 @@ tests() {
 }
 
 sanitize() {
-  "$python" -m bench.gpu.sanitizer --backends "$backends" --log "$logs/sanitizer.txt" --out "$out/gpu_sanitizer.json"
+  local status=0
+  for engine in ${engines//,/ }; do
+    "$python" -m bench.gpu.sanitizer --backends "$backends" --engine "$engine" \
+      --log "$logs/sanitizer_$engine.txt" --out "$out/gpu_sanitizer_$engine.json" || status=1
+  done
+  return "$status"
 }
 
 prove() {
@@ -85,7 +98,10 @@ prove() {
   for backend in ${backends//,/ }; do
     [ -n "${DRY:-}" ] || "$python" -m bench.gpu.kernels --backend "$backend" --list || status=1
   done
-  "$python" -m bench.gpu.prove "${tiny[@]}" --backends "$backends" --out "$out/gpu_proof.json" || status=1
+  for engine in ${engines//,/ }; do
+    "$python" -m bench.gpu.prove "${tiny[@]}" --backends "$backends" --engine "$engine" \
+      --out "$out/gpu_proof_$engine.json" || status=1
+  done
   return "$status"
 }
 
@@ -104,6 +120,19 @@ contest() {  # contest NAME: the benchmarks of bench/test_NAME.py
 
 losses() { contest losses; }
 
+proxies() {
+  local status=0
+  contest proxy_losses || status=1
+  "$python" -m bench.gpu.proxy_classes "${tiny[@]}" --out "$out/soft_triple_classes.json" || status=1
+  return "$status"
+}
+
+choices() {
+  local backend=triton
+  [ -z "${DRY:-}" ] || backend=cpu
+  "$python" -m bench.gpu.proxy_choices "${tiny[@]}" --backend "$backend" --out "$out/proxy_choices.json"
+}
+
 retrieve() {
   local status=0
   contest retrieval || status=1
@@ -114,15 +143,21 @@ retrieve() {
 profile() {
   command -v ncu >/dev/null || { echo "ncu is not installed"; return 0; }
   for backend in ${backends//,/ }; do
-    ncu --clock-control none --kernel-name 'regex:_kernel' --launch-count 24 --section SpeedOfLight \
-      --section LaunchStats --section Occupancy --section MemoryWorkloadAnalysis \
-      "$python" -m bench.gpu.kernels --backend "$backend" --samples 16384 --width 512
+    for engine in ${engines//,/ }; do
+      ncu --clock-control none --kernel-name 'regex:_kernel' --launch-count 24 --section SpeedOfLight \
+        --section LaunchStats --section Occupancy --section MemoryWorkloadAnalysis \
+        "$python" -m bench.gpu.kernels --backend "$backend" --engine "$engine" --samples 16384 --width 512
+    done
   done >"$logs/profile.txt" 2>&1
-  grep -E '_kernel|Duration|Throughput|Registers|Spill' "$logs/profile.txt" | head -60
+  grep -E '_kernel|Duration|Throughput|Registers|Spill' "$logs/profile.txt" | head -120
 }
 
-if [ "$#" -eq 0 ] && [ -n "${DRY:-}" ]; then set -- prove measure losses retrieve; fi
-[ "$#" -gt 0 ] || set -- build doctor tests sanitize prove measure losses retrieve profile
+measured="prove measure losses proxies choices retrieve"
+all="build doctor tests sanitize $measured profile"
+# shellcheck disable=SC2086
+if [ "$#" -eq 0 ]; then
+  if [ -n "${DRY:-}" ]; then set -- $measured; else set -- $all; fi
+fi
 mkdir -p build
 [ -d build/wheels ] || [ -n "${WHEELS:-}" ] && export PYTHONPATH="$PWD/build/wheels${PYTHONPATH:+:$PYTHONPATH}"
 if [ "$1" = build ]; then
@@ -141,10 +176,9 @@ for file in bench/results/"$slug"/*.json; do
 done
 
 for name in "$@"; do
-  case "$name" in
-    build | tests | sanitize | prove | measure | losses | retrieve | profile) stage "$name" "$name" ;;
-    doctor) stage doctor "$python" -m fastdml doctor ;;
-    *) echo "no such stage: $name (build doctor tests sanitize prove measure losses retrieve profile)" >&2; exit 2 ;;
+  case " $all " in
+    *" $name "*) stage "$name" "$name" ;;
+    *) echo "no such stage: $name ($all)" >&2; exit 2 ;;
   esac
 done
 [ -z "$failed" ] || { echo "failed:$failed"; exit 1; }

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from fastdml.data import Augment, Split
 from fastdml.data.samplers import ClassBalancedBatchSampler
+from fastdml.recipes import parameter_groups
 from fastdml.training.config import TrainConfig
 from fastdml.training.evaluation import embed, retrieve
-from fastdml.training.network import EmbeddingNetwork, parameter_groups
+from fastdml.training.network import EmbeddingNetwork
 from fastdml.training.schedule import learning_rate_factor
 
 Library = Literal["fastdml", "pytorch_metric_learning"]
@@ -103,7 +104,7 @@ def train(
     model = EmbeddingNetwork(config.embedding_dim, config.network_width)
     model.set_pixel_statistics(train_split.images[torch.arange(len(train_split))])
     loss = panel.make(library)
-    groups = parameter_groups(nn.ModuleList([model, loss]), config.weight_decay)
+    groups = parameter_groups(model, loss, lr=config.learning_rate, weight_decay=config.weight_decay)
     optimiser = torch.optim.AdamW(groups, lr=config.learning_rate)
     sampler = ClassBalancedBatchSampler(
         train_split.labels, panel.batch // config.samples_per_class, config.samples_per_class, config.seed,

@@ -1,7 +1,8 @@
 """Runs every kernel of ours once, on small batches: what compute-sanitizer watches and ncu looks at.
 
 ``python -m bench.gpu.kernels --backend triton`` tells which of the kernels in the sources were launched;
-``--samples 8192 --width 512 --dtype bfloat16`` runs one batch of that size instead.
+``--engine proxy`` runs those of one engine; ``--samples 8192 --width 512 --dtype bfloat16`` runs one batch of
+that size instead.
 """
 
 from __future__ import annotations
@@ -12,11 +13,15 @@ import sys
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import fastdml
+from bench.gpu.proof import ENGINES
 from bench.machine import ROOT
+from bench.proxy_peers import CENTRES, CLASSES
 from bench.workload import Workload
+from fastdml.engines.proxy import proxy_statistics
 from fastdml.losses import (
     BinomialDevianceLoss,
     CircleLoss,
@@ -26,6 +31,7 @@ from fastdml.losses import (
     PairLoss,
     TripletMarginLoss,
 )
+from fastdml.rules import Centres
 
 # Widths and dtypes that between them take every path: row owner and blocks, one step of D and several.
 BATCHES = ((200, 40), (130, 128), (70, 300), (70, 520))
@@ -36,6 +42,9 @@ FAMILIES: tuple[PairLoss, ...] = (
     *MINED_AND_FAR, CircleLoss(), BinomialDevianceLoss(), NTXentLoss(), TripletMarginLoss(),
 )  # fmt: skip
 """A loss for each of the five kinds of terms, each of which compiles every kernel anew, and triplets."""
+POOLS = (Centres(3, 0.1), Centres(3), Centres())
+"""A class compared by all its centres, by the closest, and by the only one."""
+SMALL_CLASSES = 150
 SOURCES = {"triton": ("triton_kernels", r"^def (\w+_kernel)\("), "cuda": ("csrc/cuda", r"\b(\w+_kernel)\(")}
 
 
@@ -66,14 +75,49 @@ def run_step(
                 raise FloatingPointError(f"{name} of {work} on {backend} is {value.item()}")
 
 
-def run_small(device: str, backend: str, dtypes: Sequence[str]) -> None:
-    """All small batches; the first of every dtype with all kinds of terms."""
+def run_proxies(
+    work: Workload, backend: str, how: Centres, classes: int = SMALL_CLASSES, centres: str = "float32"
+) -> None:
+    """Forward and backward of the proxy engine on one batch, with products in the batch's dtype.
+
+    Args:
+        work: the samples.
+        backend: runs it.
+        how: how the centres are stored and compared; distances between those of a class are summed too.
+        classes: their number.
+        centres: the dtype of the centres.
+    """
+    embeddings, labels = work.make(requires_grad=False)
+    rows = F.normalize(embeddings.float(), dim=1).requires_grad_()
+    count = classes * how.per_class
+    shape = (work.width, count) if how.columns else (count, work.width)
+    generator = torch.Generator(work.device).manual_seed(count)
+    stored = torch.randn(shape, generator=generator, device=work.device).to(getattr(torch, centres))
+    with fastdml.use_backend(backend):
+        found = proxy_statistics(
+            rows, stored.requires_grad_(), labels % classes, how,
+            scale=20.0, spread=how.per_class > 1, product=embeddings.dtype,
+        )  # fmt: skip
+        value = torch.cat(found).sum()
+        gradients = torch.autograd.grad(value, (rows, stored))
+    if not all(bool(one.isfinite().all()) for one in (*found, *gradients)):
+        raise FloatingPointError(f"{how} of {work} on {backend} is not finite")
+
+
+def run_small(device: str, backend: str, dtypes: Sequence[str], engines: Sequence[str] = ENGINES) -> None:
+    """All small batches; the first of every dtype with all kinds of terms, pools and layouts of centres."""
     for dtype in dtypes:
         for number, (samples, width) in enumerate(BATCHES):
             work = Workload(samples, width, dtype, device)
-            losses = MINED_AND_FAR if number else FAMILIES
-            run_step(work, backend, losses=losses)
-            run_step(work, backend, candidates=150, losses=losses)
+            if "pair" in engines:
+                losses = MINED_AND_FAR if number else FAMILIES
+                run_step(work, backend, losses=losses)
+                run_step(work, backend, candidates=150, losses=losses)
+            if "proxy" in engines:
+                for how in POOLS[:1] if number else POOLS:
+                    run_proxies(work, backend, how._replace(columns=True))
+                    if not number:
+                        run_proxies(work, backend, how, centres=dtype)
 
 
 def launched_kernels(device: str, backend: str, dtypes: Sequence[str]) -> set[str]:
@@ -90,20 +134,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu.kernels", description=__doc__)
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--backend", default="triton", choices=("triton", "cuda", "cpu"))
+    parser.add_argument("--engine", choices=ENGINES, help="default: all")
     parser.add_argument("--dtypes", default="", help="default: float32,bfloat16,float16; on the cpu float32")
     parser.add_argument("--list", action="store_true", help="profile them and tell which were not launched")
     parser.add_argument("--samples", type=int, help="run one batch of this N, not the small ones")
     parser.add_argument("--width", type=int, default=128, help="D of that batch")
     parser.add_argument("--dtype", default="bfloat16", help="dtype of that batch")
     options = parser.parse_args(arguments)
+    engines = (options.engine,) if options.engine else ENGINES
     if options.samples:
-        run_step(Workload(options.samples, options.width, options.dtype, options.device), options.backend)
+        work = Workload(options.samples, options.width, options.dtype, options.device)
+        if "pair" in engines:
+            run_step(work, options.backend)
+        if "proxy" in engines:
+            run_proxies(work, options.backend, Centres(CENTRES, 0.1, columns=True), CLASSES)
         return 0
     dtypes = (
         options.dtypes.split(",") if options.dtypes else DTYPES if options.device == "cuda" else ("float32",)
     )
     if not options.list:
-        run_small(options.device, options.backend, dtypes)
+        run_small(options.device, options.backend, dtypes, engines)
         return 0
     seen = " ".join(launched_kernels(options.device, options.backend, dtypes))
     missing = sorted(name for name in own_kernels(options.backend) if name not in seen)

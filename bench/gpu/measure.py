@@ -17,7 +17,8 @@ import torch
 from bench.ceilings import cpu_ceilings, cuda_ceilings
 from bench.contests import find_contestants, find_wrong
 from bench.gpu.graphs import graph_times
-from bench.interleaved import TINY, Protocol
+from bench.gpu.timings import SHORT
+from bench.interleaved import TINY
 from bench.report import summary
 from bench.results import Results, write_whole
 from bench.sweep import Sweep
@@ -75,15 +76,13 @@ def _make_sweep(options: argparse.Namespace) -> Sweep:
     for name, why in wrong.items():
         print(f"{name} is not timed: {why}", flush=True)
     ceilings = cuda_ceilings() if device == "cuda" else cpu_ceilings(256)
-    # Short rounds: device time is dear, and events are steadier than a host clock.
-    protocol = TINY if options.tiny else Protocol(most_rounds=15, seconds=0.3, slow=1.5, turn=0.005)
     sweep = Sweep(
         CONTEST,
         device,
         find_contestants(CONTEST, device),
         wrong,
         ceilings,
-        protocol,
+        TINY if options.tiny else SHORT,
         options.out,
         longest=20.0,
     )

@@ -50,7 +50,7 @@ def _pairs(setting: Setting, backend: str, work: Workload) -> str:
         "gradient": relative_error(embeddings.grad, exact.grad),
         "last rows": relative_error(embeddings.grad[-LAST:], exact.grad[-LAST:]),
     }
-    return _judge(errors, ALLOWED["float32"])
+    return judge(errors, ALLOWED["float32"])
 
 
 def _candidates(setting: Setting, backend: str, count: int, width: int, dtype: str) -> str:
@@ -65,7 +65,7 @@ def _candidates(setting: Setting, backend: str, count: int, width: int, dtype: s
     for name, rows in (("first", slice(0, LAST)), ("last", slice(count - LAST, count))):
         exact = _through_norm(refs.detach()[rows], weights[:, rows].T @ unit)
         errors[f"{name} gradients"] = relative_error(refs.grad[rows], exact)
-    return _judge(errors, ALLOWED[dtype])
+    return judge(errors, ALLOWED[dtype])
 
 
 def _anchors(setting: Setting, backend: str, count: int, width: int, dtype: str) -> str:
@@ -88,7 +88,7 @@ def _anchors(setting: Setting, backend: str, count: int, width: int, dtype: str)
         "last gradients": relative_error(anchors.grad[-LAST:], exact.grad),
         "first gradients, which are zero": float(anchors.grad[:LAST].abs().max()),
     }
-    return _judge(errors, ALLOWED[dtype])
+    return judge(errors, ALLOWED[dtype])
 
 
 def _sides(
@@ -129,7 +129,8 @@ def _through_norm(rows: Tensor, gradient: Tensor) -> Tensor:
     return leaf.grad
 
 
-def _judge(errors: dict[str, float], allowed: float) -> str:
+def judge(errors: dict[str, float], allowed: float) -> str:
+    """Fails unless every error is at most ``allowed``."""
     said = ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
     require(all(error <= allowed for error in errors.values()), f"allowed {allowed:.0e}: {said}")
     return said

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,18 @@ from bench.interleaved import status_of
 from bench.results import write_whole
 from fastdml.backends import registry
 
+ENGINES = ("pair", "proxy")
+
 
 @dataclass(frozen=True)
 class Setting:
-    """Where checks run. ``tiny`` shrinks every size: a CPU, or an interpreter, is then through soon."""
+    """Where checks run, and of which engine.
+
+    ``tiny`` shrinks every size: a CPU, or an interpreter, is then through soon.
+    """
 
     device: str
+    engine: str
     tiny: bool = False
 
     @property
@@ -54,7 +60,7 @@ class Verdict:
     seconds: float
 
 
-def run_checks(checks: dict[str, Check], setting: Setting, backends: Sequence[str]) -> list[Verdict]:
+def run_checks(checks: Mapping[str, Check], setting: Setting, backends: Sequence[str]) -> list[Verdict]:
     """Runs every case of every check on every backend; a failure stops nothing, and is printed."""
     verdicts = []
     for backend in backends:
@@ -106,6 +112,41 @@ def relative_error(found: torch.Tensor, truth: torch.Tensor) -> float:
     found, truth = found.double(), truth.double()
     scale = float(truth.norm())
     return float((found - truth).norm()) / scale if scale else float(found.norm())
+
+
+def require_as_accurate(
+    found: Mapping[str, torch.Tensor],
+    plain: Mapping[str, torch.Tensor],
+    truth: Mapping[str, torch.Tensor],
+    slack: Mapping[str, float] | None = None,
+) -> str:
+    """Fails where something is off by more than twice what plain PyTorch in the same dtype is.
+
+    1e-6 of the scale is allowed on top, for where PyTorch happens to be exact, and 1e-14.
+
+    Args:
+        found: what is judged, by name.
+        plain: what plain PyTorch makes of it.
+        truth: the same in float64; where it is infinite, the others must be so too.
+        slack: of some names, what is allowed beyond that, as a share of the scale.
+
+    Returns:
+        How near it came to failing.
+    """
+    worst = 0.0
+    for name, value in found.items():
+        finite = truth[name].isfinite()
+        infinite = torch.equal(value[~finite].double(), truth[name][~finite].double())
+        require(infinite, f"{name} is not infinite where it should be")
+        exact = truth[name][finite].double()
+        if not exact.numel():
+            continue
+        error, of_plain = (float((one[finite].double() - exact).abs().max()) for one in (value, plain[name]))
+        share = 1e-6 + (slack or {}).get(name, 0.0)
+        allowed = 2 * of_plain + share * float(exact.abs().max()) + 1e-14
+        require(error <= allowed, f"{name} off by {error:.2e}, allowed {allowed:.2e}")
+        worst = max(worst, error / allowed)
+    return f"error at {worst:.0%} of what is allowed"
 
 
 def require(condition: Any, message: str) -> None:

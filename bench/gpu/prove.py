@@ -1,4 +1,4 @@
-"""Proves on a device what the tests prove without one: ``python -m bench.gpu.prove --out proof.json``."""
+"""Proves on a device what the tests prove without one: ``python -m bench.gpu.prove --engine proxy``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from pathlib import Path
 from bench.gpu.accuracy import accuracy
 from bench.gpu.behaviour import autocast, compiled, graph, repeat, stream, sync
 from bench.gpu.overflow import overflow
-from bench.gpu.proof import Check, Setting, run_checks, save
+from bench.gpu.proof import ENGINES, Check, Setting, run_checks, save
+from bench.gpu.proxy_accuracy import proxy_accuracy
+from bench.gpu.proxy_overflow import proxy_overflow
 
 CHECKS: dict[str, Check] = {
     "repeat": repeat,
@@ -20,9 +22,19 @@ CHECKS: dict[str, Check] = {
     "sync": sync,
     "compile": compiled,
     "autocast": autocast,
-    "accuracy": accuracy,
-    "overflow": overflow,
 }
+"""Of losses of every engine."""
+OF_ENGINE: dict[str, dict[str, Check]] = {
+    "pair": {"accuracy": accuracy, "overflow": overflow},
+    "proxy": {"accuracy": proxy_accuracy, "overflow": proxy_overflow},
+}
+NAMES = (*CHECKS, "accuracy", "overflow")
+
+
+def find_checks(names: Sequence[str], engine: str) -> dict[str, Check]:
+    """The checks of these names, as far as they are about one engine."""
+    known = {**CHECKS, **OF_ENGINE[engine]}
+    return {name: known[name] for name in names}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,20 +42,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu.prove", description=__doc__)
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--backends", default="", help="such as triton,cuda; default: all of the device")
-    parser.add_argument("--checks", default=",".join(CHECKS), help=f"default: {','.join(CHECKS)}")
+    parser.add_argument("--checks", default=",".join(NAMES), help=f"default: {','.join(NAMES)}")
+    parser.add_argument("--engine", choices=ENGINES, required=True)
     parser.add_argument(
         "--tiny", action="store_true", help="small sizes, to see that the checks themselves run"
     )
     parser.add_argument("--out", type=Path, help="write the proof here, as JSON")
     options = parser.parse_args(arguments)
     names = options.checks.split(",")
-    unknown = sorted(set(names) - set(CHECKS))
+    unknown = sorted(set(names) - set(NAMES))
     if unknown:
-        parser.error(f"--checks must be among {', '.join(CHECKS)}, got {', '.join(unknown)}")
+        parser.error(f"--checks must be among {', '.join(NAMES)}, got {', '.join(unknown)}")
     backends = options.backends or ("triton,cuda" if options.device == "cuda" else "cpu")
-    verdicts = run_checks(
-        {name: CHECKS[name] for name in names}, Setting(options.device, options.tiny), backends.split(",")
-    )
+    setting = Setting(options.device, options.engine, options.tiny)
+    verdicts = run_checks(find_checks(names, options.engine), setting, backends.split(","))
     counted = Counter(verdict.status for verdict in verdicts)
     print(", ".join(f"{count} {status}" for status, count in sorted(counted.items())))
     if options.out is not None:

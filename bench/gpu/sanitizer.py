@@ -1,11 +1,12 @@
 """Runs compute-sanitizer over every kernel and tells errors in our kernels from errors in others'.
 
-``python -m bench.gpu.sanitizer --tools memcheck,racecheck --backends triton --log sanitizer.txt``
+``python -m bench.gpu.sanitizer --engine proxy --tools memcheck --backends triton --log log.txt``
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import re
 import subprocess
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.gpu.kernels import own_kernels
-from bench.gpu.proof import Verdict, save
+from bench.gpu.proof import ENGINES, Verdict, save
 from bench.machine import ROOT
 
 TOOLS = ("memcheck", "racecheck", "initcheck")
@@ -55,10 +56,10 @@ def read_log(text: str, kernels: set[str]) -> Found:
     return Found(max(totals) if totals else None, tuple(sorted(named)))
 
 
-def watch(tool: str, backend: str, dtypes: str, timeout: float) -> tuple[Found, str]:
-    """Runs one tool over one backend's kernels, and returns what it found and its log."""
+def watch(tool: str, backend: str, engine: str, dtypes: str, timeout: float) -> tuple[Found, str]:
+    """Runs one tool over one backend's kernels of an engine, and returns what it found and its log."""
     command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", sys.executable]
-    command += ["-m", "bench.gpu.kernels", "--backend", backend, "--dtypes", dtypes]
+    command += ["-m", "bench.gpu.kernels", "--backend", backend, "--engine", engine, "--dtypes", dtypes]
     # With torch's cache of memory one allocation borders on the next, and no access is out of bounds.
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     try:
@@ -77,7 +78,7 @@ def watch(tool: str, backend: str, dtypes: str, timeout: float) -> tuple[Found, 
         log = "compute-sanitizer is not installed"
     except subprocess.TimeoutExpired as error:
         log = f"{(error.stdout or b'').decode(errors='replace')}\nstopped after {timeout:.0f} s"
-    return read_log(log, own_kernels(backend)), f"$ {' '.join(command[:5])} {backend}\n{log}\n"
+    return read_log(log, own_kernels(backend)), f"$ {' '.join(command[:5])} {backend} {engine}\n{log}\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,22 +86,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu.sanitizer", description=__doc__)
     parser.add_argument("--tools", default=",".join(TOOLS))
     parser.add_argument("--backends", default="triton,cuda")
+    parser.add_argument("--engine", choices=ENGINES, required=True)
     parser.add_argument("--dtypes", default="float32,bfloat16")
     parser.add_argument("--timeout", type=float, default=240, help="seconds for each")
     parser.add_argument("--log", type=Path, help="write the logs here")
     parser.add_argument("--out", type=Path, help="write the verdicts here, as JSON")
     options = parser.parse_args(arguments)
     verdicts, logs = [], []
-    for backend in options.backends.split(","):
-        for tool in options.tools.split(","):
-            found, log = watch(tool, backend, options.dtypes, options.timeout)
-            verdicts.append(Verdict("sanitizer", backend, tool, found.status, found.detail, 0.0))
-            print(f"{found.status:<8} {tool:<10} {backend:<9} {found.detail}", flush=True)
-            logs.append(log)
-            if options.log is not None:
-                options.log.write_text("\n".join(logs))
-            if options.out is not None:
-                save(verdicts, "cuda", options.out)
+    for backend, tool in itertools.product(options.backends.split(","), options.tools.split(",")):
+        found, log = watch(tool, backend, options.engine, options.dtypes, options.timeout)
+        verdicts.append(Verdict("sanitizer", backend, tool, found.status, found.detail, 0.0))
+        print(f"{found.status:<8} {tool:<10} {backend:<9} {found.detail}", flush=True)
+        logs.append(log)
+        if options.log is not None:
+            options.log.write_text("\n".join(logs))
+        if options.out is not None:
+            save(verdicts, "cuda", options.out)
     return 1 if any(verdict.status != "passed" for verdict in verdicts) else 0
 
 

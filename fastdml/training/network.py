@@ -69,13 +69,6 @@ def _block(inner: int, outer: int) -> nn.Sequential:
     )
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Parameters for an optimiser: weight matrices are decayed, biases and norms are not."""
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-
-
 def count_parameters(model: nn.Module) -> int:
     """Number of trainable numbers."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -7,7 +7,7 @@ import torch
 
 from fastdml.training import EmbeddingNetwork
 from fastdml.training.evaluation import embed, raw_pixels, retrieve
-from fastdml.training.network import count_parameters, global_gradient_norm, parameter_groups
+from fastdml.training.network import global_gradient_norm
 
 
 def test_every_parameter_gets_a_gradient():
@@ -39,15 +39,6 @@ def test_pixel_statistics_are_those_of_the_images():
     assert float(model.pixel_std) == pytest.approx(float(scaled.std(correction=0)), rel=1e-6)
     model.set_pixel_statistics(torch.zeros_like(images))
     assert torch.isfinite(model(torch.zeros(2, 1, 32, 32))).all()
-
-
-def test_only_matrices_are_decayed():
-    model = EmbeddingNetwork(4, 4)
-    decayed, plain = parameter_groups(model, 0.1)
-    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
-    assert len(decayed["params"]) == 5
-    assert all(parameter.ndim == 1 for parameter in plain["params"])
-    assert sum(p.numel() for group in (decayed, plain) for p in group["params"]) == count_parameters(model)
 
 
 def test_embedding_a_split_is_evaluation_mode_and_restores_training(tiny_data):

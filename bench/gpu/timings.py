@@ -1,0 +1,61 @@
+"""Rows of an experiment of a few contestants in turn, merged into a results file size by size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from bench import machine
+from bench.contests import BOTH_WAYS
+from bench.interleaved import Protocol, interleave, quantiles
+from bench.results import Results, Row
+from bench.turns import Turn
+from bench.workload import DESCRIPTION, Workload
+
+SHORT = Protocol(most_rounds=15, seconds=0.3, slow=1.5, turn=0.005)
+"""Short rounds: device time is dear, and events are steadier than a host clock."""
+
+
+class Timings:
+    """Times of forward and backward.
+
+    Args:
+        name: of the experiment; the results file is called like it.
+        device: "cuda" or "cpu".
+        protocol: how often.
+        path: the results file, which is gone on with.
+    """
+
+    def __init__(self, name: str, device: str, protocol: Protocol, path: Path) -> None:
+        self.protocol, self.path = protocol, path
+        self.results = Results.load(path, name)
+        self.header = {**machine.describe(device), "protocol": str(protocol), "batches": DESCRIPTION}
+        self.run = machine.run_name(self.header)
+
+    def measure(self, work: Workload, makers: Mapping[str, Callable[[], Turn]]) -> dict[str, float | None]:
+        """Times all against each other, prints and keeps it.
+
+        Returns:
+            Median milliseconds of forward and backward; None where the row says why there are none.
+        """
+        outcomes = interleave(makers, self.protocol)
+        rows, found = [], {}
+        for name, outcome in outcomes.items():
+            for direction in BOTH_WAYS:
+                row = Row(
+                    name, direction, "time", work.samples, work.width, work.dtype, "ms", self.run,
+                    status=outcome.status,
+                )  # fmt: skip
+                samples = outcome.seconds.get(direction)
+                if samples:
+                    low, middle, high = (float(f"{1e3 * value:.4g}") for value in quantiles(samples))
+                    row = replace(row, p20=low, p50=middle, p80=high, rounds=len(samples))
+                rows.append(row)
+                found[name] = row.p50
+        self.results.merge(self.run, self.header, rows)
+        self.results.save(self.path)
+        for row in rows:
+            if row.direction == BOTH_WAYS[-1]:
+                print(f"{work}: {row.provider}: {f'{row.p50:g} ms' if row.p50 else row.status}", flush=True)
+        return found
