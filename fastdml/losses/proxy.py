@@ -108,9 +108,9 @@ class ProxyLoss(CenteredLoss):
         rows, lengths = self.compared(embeddings)
         statistics = self.gather(rows, labels, embeddings.dtype)
         losses = self.sample_losses(statistics, labels, lengths)
-        losses = losses if factors is None else losses * factors.to(losses.dtype)
         if kept is not None:
             losses = torch.where(kept, losses, 0)
+        losses = losses if factors is None else losses * factors.to(losses.dtype)
         classes = labels.argmax(dim=1) if soft else labels.clamp(0, self.num_classes - 1)
         return self.finished(
             {"loss": RowLosses(losses, None if kept is None else kept.to(losses.dtype))},
