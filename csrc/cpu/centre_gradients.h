@@ -2,7 +2,7 @@
 // their gradients, and the way of gradients through the normalisation.
 #pragma once
 
-#include <cmath>
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -23,11 +23,7 @@ public:
     load_units();
     for (int64_t c = 0; c < classes_; ++c) {
       find_gram(c);
-      T sum = 0;
-      for (int64_t s = 1; s < problem_.per_class; ++s)
-        for (int64_t t = 0; t < s; ++t)
-          sum += distance(s, t);
-      spread[c] = sum;
+      spread[c] = kernels_.spread(gram_.data(), problem_.per_class);
     }
   }
 
@@ -39,18 +35,8 @@ public:
     grads_.resize(units_.size());
     for (int64_t c = 0; c < classes_; ++c) {
       find_gram(c);
-      for (int64_t s = 0; s < k; ++s) {
-        const int64_t centre = c * k + s;
-        T own = along[first_ + centre];
-        for (int64_t t = 0; t < k; ++t)
-          if (t != s) {
-            const T weight = -grad_spread[c] / distance(s, t);
-            if (inverse_[centre] < T(1 / smallest_norm))
-              own += weight * gram_[s * k + t];
-            factors_[s * k + t] = weight * inverse_[centre];
-          }
-        factors_[s * k + s] = -own * inverse_[centre];
-      }
+      kernels_.spread_factors(gram_.data(), k, grad_spread[c], inverse_ + c * k, along + first_ + c * k,
+                              factors_.data());
       kernels_.mix(factors_.data(), units_.data() + c * class_size, k, problem_.width,
                    grads_.data() + c * class_size);
     }
@@ -61,7 +47,7 @@ public:
   void finish(const T *along, T *grad_centres) {
     std::vector<T> factors(count_);
     for (int64_t k = 0; k < count_; ++k)
-      factors[k] = along[first_ + k] * inverse_[k] * inverse_[k];
+      factors[k] = inverse_[k] < T(1 / smallest_norm) ? along[first_ + k] * inverse_[k] * inverse_[k] : T(0);
     const int64_t outer = problem_.columns ? problem_.width : count_,
                   inner = problem_.columns ? count_ : problem_.width;
     for (int64_t i = 0; i < outer; ++i) {
@@ -72,6 +58,8 @@ public:
   }
 
 private:
+  static constexpr int64_t together = 256;
+
   void load_units() {
     const int64_t width = problem_.width;
     units_.resize(count_ * width);
@@ -85,12 +73,13 @@ private:
     for_each_stored([&](int64_t at, int64_t k, int64_t d) { grad_centres[at] += grads_[k * width + d]; });
   }
 
-  // Calls visit(place in memory, centre, dimension) in the order of the memory.
+  // Calls visit(place in memory, centre, dimension), a few rows at a time where centres are columns.
   template <typename Visit> void for_each_stored(const Visit &visit) const {
     if (problem_.columns)
-      for (int64_t d = 0; d < problem_.width; ++d)
-        for (int64_t k = 0; k < count_; ++k)
-          visit(d * problem_.centre_count() + first_ + k, k, d);
+      for (int64_t k = 0; k < count_; k += together)
+        for (int64_t d = 0; d < problem_.width; ++d)
+          for (int64_t j = k; j < std::min(k + together, count_); ++j)
+            visit(d * problem_.centre_count() + first_ + j, j, d);
     else
       for (int64_t k = 0; k < count_; ++k)
         for (int64_t d = 0; d < problem_.width; ++d)
@@ -100,11 +89,6 @@ private:
   void find_gram(int64_t c) {
     const int64_t k = problem_.per_class;
     kernels_.gram(units_.data() + c * k * problem_.width, k, problem_.width, gram_.data());
-  }
-
-  // The 1e-5 (fastdml.rules.proxy.APART) keeps the slope finite once centres have merged.
-  T distance(int64_t s, int64_t t) const {
-    return std::sqrt(T(2) + T(1e-5) - T(2) * gram_[s * problem_.per_class + t]);
   }
 
   const ProxyProblem<T> &problem_;

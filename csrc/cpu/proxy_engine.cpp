@@ -21,7 +21,7 @@ FASTDML_KERNELS_FOR_THIS_CPU(ProxyKernels, proxy_kernels)
 namespace {
 
 constexpr int64_t samples_of_a_block = 256;
-constexpr int64_t tile_elements = 1 << 16; // 256 KB of fp32: half of a common L2
+constexpr int64_t tile_elements = 1 << 17; // 256 KB of fp32: half of a common L2
 constexpr int64_t tile_centres = 2048;     // of few samples: sums stay short, and workers' memory small
 constexpr int64_t tasks_of_a_thread = 4;   // so that a thread that was held up is helped out
 
@@ -60,6 +60,7 @@ public:
   }
 
   int64_t groups() const { return groups_; }
+  int64_t rounds() const { return blocks_; }
   int64_t strips() const { return strips_; }
 
   // Memory of a worker, which it uses and forgets.
@@ -67,14 +68,10 @@ public:
     T *s, *pooled, *scratch;
   };
 
-  // Calls visit(classes, their centres) for every piece of every strip, strips in parallel.
-  template <typename Visit> void for_each_piece_of_centres(const Visit &visit) {
-    torch::stable::parallel_for(0, strips_, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t strip = begin; strip < end; ++strip)
-        for_each_piece(part_of(problem_.classes, strips_, strip), piece_classes_, [&](Range classes) {
-          visit(classes,
-                CentreGradients<T>(problem_, kernels_, inverse_.data(), classes.first, classes.count));
-        });
+  // Calls visit(classes, their centres) for pieces of a tile, which a tile's products left in the cache.
+  template <typename Visit> void for_each_piece_of_centres(Range tile, const Visit &visit) const {
+    for_each_piece(tile, piece_classes_, [&](Range classes) {
+      visit(classes, CentreGradients<T>(problem_, kernels_, inverse_.data(), classes.first, classes.count));
     });
   }
 
@@ -101,7 +98,13 @@ public:
 
   ProxyTile<T> tile_of(Range classes, Range samples, T *s) const {
     const int64_t first = classes.first * problem_.per_class;
-    return {s, classes.count, problem_.per_class, samples.count, inverse_.data() + first, problem_.sharpness};
+    return {s,
+            classes.count,
+            problem_.per_class,
+            samples.count,
+            inverse_.data() + first,
+            problem_.sharpness,
+            problem_.most};
   }
 
   // Centres of a piece as rows of a matrix.
@@ -217,7 +220,7 @@ template <typename T> void proxy_forward(const ProxyProblem<T> &problem, ProxySt
   sweep.find_norms(found.norms);
   sweep.invert_norms(found.norms);
   GroupSums<T> sums(sweep.groups(), problem.samples);
-  sweep.for_each_tile([&](Range classes, Range samples, int64_t group, int64_t, const auto &memory) {
+  sweep.for_each_tile([&](Range classes, Range samples, int64_t group, int64_t round, const auto &memory) {
     std::vector<int32_t> label;
     sweep.labels_of(classes, samples, label);
     const ProxyTile<T> tile = sweep.tile_of(classes, samples, memory.s);
@@ -226,13 +229,12 @@ template <typename T> void proxy_forward(const ProxyProblem<T> &problem, ProxySt
       sweep.kernels().pool(problem.pooling, tile, memory.pooled);
     sweep.kernels().gather(is_plain ? memory.s : memory.pooled, classes.count, samples.count, label.data(),
                            problem.scale, sums.of(group, samples.first));
+    if (found.spread && round == 0)
+      sweep.for_each_piece_of_centres(classes, [&](Range piece, CentreGradients<T> &&centres) {
+        centres.find_spread(found.spread + piece.first);
+      });
   });
   sums.join(found);
-  if (!found.spread)
-    return;
-  sweep.for_each_piece_of_centres([&](Range classes, CentreGradients<T> &&centres) {
-    centres.find_spread(found.spread + classes.first);
-  });
 }
 
 template <typename T>
@@ -264,22 +266,18 @@ void proxy_backward(const ProxyProblem<T> &problem, ProxyGrads<T> grads, const T
       product(out, weights, rows);
     else
       add_product(out, weights, rows);
+    if (round + 1 < sweep.rounds() || !(grad_spread || problem.normalised))
+      return;
+    sweep.for_each_piece_of_centres(classes, [&](Range piece, CentreGradients<T> &&centres) {
+      if (grad_spread)
+        centres.finish_with_spread(grad_spread + piece.first, along.data(), grad_centres);
+      else
+        centres.finish(along.data(), grad_centres);
+    });
   });
-  // what is too short to be scaled is compared as it is, so nothing of its gradient is taken away
-  for (int64_t k = 0; k < problem.centre_count(); ++k)
-    if (norms[k] < static_cast<T>(smallest_norm))
-      along[k] = T(0);
   for (int64_t group = 1; grad_rows && group < sweep.groups(); ++group)
     for (int64_t k = 0; k < size; ++k)
       grad_rows[k] += group_grads[(group - 1) * size + k];
-  if (!grad_centres)
-    return;
-  sweep.for_each_piece_of_centres([&](Range classes, CentreGradients<T> &&centres) {
-    if (grad_spread)
-      centres.finish_with_spread(grad_spread + classes.first, along.data(), grad_centres);
-    else if (problem.normalised)
-      centres.finish(along.data(), grad_centres);
-  });
 }
 
 template void proxy_forward<float>(const ProxyProblem<float> &, ProxyStatistics<float>);

@@ -8,8 +8,6 @@
 
 namespace fastdml {
 
-constexpr double smallest_norm = 1e-12; // as torch's normalize
-
 template <typename T> struct ProxyProblem {
   int64_t samples, width, classes, per_class;
   const T *rows;        // [samples, width]
@@ -18,6 +16,7 @@ template <typename T> struct ProxyProblem {
   bool columns, normalised;
   Pooling pooling;
   T scale, sharpness;
+  T most; // as ProxyTile has it
 
   int64_t centre_count() const { return classes * per_class; }
 };

@@ -3,6 +3,7 @@
 #include "cpu/proxy_kernels.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "cpu/vector_math.h"
@@ -19,7 +20,7 @@ template <typename T> struct ClassStrip {
   const T *s;
   int64_t stride, per_class, n;
   const T *inverse;
-  T sharpness;
+  T sharpness, most;
 };
 
 template <typename T> void closest(const ClassStrip<T> &strip, T *__restrict most) {
@@ -41,8 +42,12 @@ template <typename T> void closest(const ClassStrip<T> &strip, T *__restrict mos
 template <typename T, bool kept>
 void soften(const ClassStrip<T> &strip, T *__restrict pooled, T *__restrict sum, T *__restrict kept_terms) {
   const VectorMath<T> math;
+  const T sharpness = strip.sharpness * T(1.44269504088896340736);
   T most[proxy_strip];
-  closest(strip, most);
+  if (strip.most < std::numeric_limits<T>::infinity())
+    std::fill_n(most, strip.n, strip.most);
+  else
+    closest(strip, most);
   for (int64_t j = 0; j < strip.n; ++j)
     pooled[j] = sum[j] = T(0);
   for (int64_t k = 0; k < strip.per_class; ++k) {
@@ -51,7 +56,7 @@ void soften(const ClassStrip<T> &strip, T *__restrict pooled, T *__restrict sum,
 #pragma omp simd
     for (int64_t j = 0; j < strip.n; ++j) {
       const T found = s[j] * inverse;
-      const T term = math.exp((found - most[j]) * strip.sharpness);
+      const T term = math.exp2((found - most[j]) * sharpness);
       sum[j] += term;
       pooled[j] += term * found;
       if constexpr (kept)
@@ -69,7 +74,8 @@ template <typename T> ClassStrip<T> strip_of(const ProxyTile<T> &tile, int64_t c
           tile.per_class,
           std::min(proxy_strip, tile.samples - j),
           tile.inverse + c * tile.per_class,
-          tile.sharpness};
+          tile.sharpness,
+          tile.most};
 }
 
 template <typename T> void pool(Pooling pooling, const ProxyTile<T> &tile, T *pooled) {
@@ -210,32 +216,86 @@ void column_squares(const T *w, int64_t stride, int64_t width, int64_t n, T *__r
 
 template <typename T> void gram(const T *w, int64_t count, int64_t width, T *gram) {
   for (int64_t s = 0; s < count; ++s)
-    for (int64_t t = 0; t <= s; ++t) {
-      const T *__restrict a = w + s * width, *__restrict b = w + t * width;
-      T sum = 0;
-#pragma omp simd reduction(+ : sum)
-      for (int64_t d = 0; d < width; ++d)
-        sum += a[d] * b[d];
-      gram[s * count + t] = gram[t * count + s] = sum;
+    for (int64_t t = 0; t <= s; t += 2) {
+      const bool both = t < s;
+      const T *__restrict a = w + s * width, *__restrict b = w + t * width,
+                          *__restrict c = both ? b + width : b;
+      T first = 0, second = 0;
+#pragma omp simd reduction(+ : first, second)
+      for (int64_t d = 0; d < width; ++d) {
+        first += a[d] * b[d];
+        second += a[d] * c[d];
+      }
+      gram[s * count + t] = gram[t * count + s] = first;
+      if (both)
+        gram[s * count + t + 1] = gram[(t + 1) * count + s] = second;
     }
 }
 
-template <typename T> void mix(const T *factors, const T *w, int64_t count, int64_t width, T *out) {
+template <typename T> FASTDML_HD T distance(T product) { return std::sqrt(T(2) + T(1e-5) - T(2) * product); }
+
+template <typename T> T spread(const T *gram, int64_t count) {
+  T sum = 0;
+  for (int64_t s = 1; s < count; ++s) {
+    const T *__restrict products = gram + s * count;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t t = 0; t < s; ++t)
+      sum += distance(products[t]);
+  }
+  return sum;
+}
+
+template <typename T>
+void spread_factors(const T *gram, int64_t count, T grad, const T *inverse, const T *along, T *factors) {
   for (int64_t s = 0; s < count; ++s) {
-    T *__restrict row = out + s * width;
-    std::fill_n(row, width, T(0));
-    for (int64_t t = 0; t < count; ++t) {
-      const T factor = factors[s * count + t];
-      const T *__restrict from = w + t * width;
+    const T *__restrict products = gram + s * count;
+    T *__restrict factor = factors + s * count;
+    const T scale = -grad * inverse[s];
+    T own = 0;
+    const auto add = [&](int64_t first,
+                         int64_t end) { // itself left out: its own factor would drown the others
+#pragma omp simd reduction(+ : own)
+      for (int64_t t = first; t < end; ++t) {
+        factor[t] = scale / distance(products[t]);
+        own += factor[t] * products[t];
+      }
+    };
+    add(0, s);
+    add(s + 1, count);
+    factor[s] = inverse[s] < T(1 / smallest_norm) ? -own - along[s] * inverse[s] : T(0);
+  }
+}
+
+// Of n <= lane coordinates from d on; a full lane stays in registers.
+template <typename T, int64_t lane>
+void mix_lane(const T *factors, const T *w, int64_t count, int64_t width, int64_t d, int64_t n,
+              T *__restrict out) {
+  T sum[lane] = {};
+  for (int64_t t = 0; t < count; ++t) {
+    const T factor = factors[t];
+    const T *__restrict from = w + t * width + d;
 #pragma omp simd
-      for (int64_t d = 0; d < width; ++d)
-        row[d] += factor * from[d];
-    }
+    for (int64_t j = 0; j < n; ++j)
+      sum[j] += factor * from[j];
+  }
+  for (int64_t j = 0; j < n; ++j)
+    out[d + j] = sum[j];
+}
+
+template <typename T> void mix(const T *factors, const T *w, int64_t count, int64_t width, T *out) {
+  constexpr int64_t lane = 128 / sizeof(T);
+  for (int64_t s = 0; s < count; ++s) {
+    int64_t d = 0;
+    for (; d + lane <= width; d += lane)
+      mix_lane<T, lane>(factors + s * count, w, count, width, d, lane, out + s * width);
+    if (d < width)
+      mix_lane<T, lane>(factors + s * count, w, count, width, d, width - d, out + s * width);
   }
 }
 
 template <typename T>
-constexpr ProxyKernels<T> table = {pool<T>, gather<T>, weights<T>, column_squares<T>, gram<T>, mix<T>};
+constexpr ProxyKernels<T> table = {pool<T>, gather<T>, weights<T>,        column_squares<T>,
+                                   gram<T>, spread<T>, spread_factors<T>, mix<T>};
 
 } // namespace
 

@@ -10,6 +10,8 @@
 
 namespace fastdml {
 
+constexpr double smallest_norm = 1e-12; // as torch's normalize
+
 // How the similarities of a class's centres become one: it has a single centre, its closest one counts, the
 // first of equals, or a softmax of temperature 1 / sharpness weighs them.
 enum class Pooling { single, closest, soft };
@@ -19,6 +21,7 @@ template <typename T> struct ProxyTile {
   int64_t classes, per_class, samples;
   const T *inverse; // [classes * per_class]: products times this are similarities
   T sharpness;
+  T most; // no similarity is larger, where exponentials of them less this stay in range; else infinite
 };
 
 // What is gathered of every sample of a tile: a log-sum-exp as its running maximum and sum, and two sums.
@@ -45,6 +48,13 @@ template <typename T> struct ProxyKernels {
   void (*column_squares)(const T *w, int64_t stride, int64_t width, int64_t n, T *squares);
   // gram[s, t] = <w[s], w[t]> of the rows of w [count, width].
   void (*gram)(const T *w, int64_t count, int64_t width, T *gram);
+  // Sum of the distances of unit vectors, from their inner products [count, count]: sqrt(2 + 1e-5 - 2 <u,
+  // v>). The 1e-5 (fastdml.rules.proxy.APART) keeps the slope finite once they have merged.
+  T (*spread)(const T *gram, int64_t count);
+  // What to multiply the unit vectors with, and to sum, for the gradient of `grad` times the spread and of
+  // what has along[s] along each, by the vectors before they were scaled by inverse[s]: factors [count,
+  // count]. Those that were too short to be scaled to length one take nothing along themselves.
+  void (*spread_factors)(const T *gram, int64_t count, T grad, const T *inverse, const T *along, T *factors);
   // out[s] = sum over t of factors[s, t] w[t], of rows w and out [count, width].
   void (*mix)(const T *factors, const T *w, int64_t count, int64_t width, T *out);
 };

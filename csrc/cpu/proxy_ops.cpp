@@ -6,6 +6,7 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <optional>
 #include <tuple>
@@ -61,7 +62,8 @@ public:
                 settings.normalised,
                 pooling,
                 static_cast<T>(settings.scale),
-                static_cast<T>(settings.gamma == 0 ? 0 : 1 / settings.gamma)};
+                static_cast<T>(settings.gamma == 0 ? 0 : 1 / settings.gamma),
+                most_similarity(settings)};
   }
   Laid(const Laid &) = delete;
   Laid &operator=(const Laid &) = delete;
@@ -84,6 +86,24 @@ public:
   }
 
 private:
+  // What no similarity exceeds where centres have length one, if exponentials of the whole range below it,
+  // divided by gamma, are far from leaving float32; else infinite.
+  T most_similarity(const Settings &settings) const {
+    constexpr T widest = 80;
+    const int64_t width = rows_.size(1);
+    const T *row = rows_.const_data_ptr<T>();
+    T longest = 0;
+    for (int64_t j = 0; j < rows_.size(0); ++j) {
+      T square = 0;
+      for (int64_t d = 0; d < width; ++d)
+        square += row[j * width + d] * row[j * width + d];
+      longest = square <= longest ? longest : square; // NaN is longer
+    }
+    const T most = std::sqrt(longest) * T(1.00001);
+    const bool fits = settings.normalised && T(2) * most <= widest * static_cast<T>(settings.gamma);
+    return fits ? most : std::numeric_limits<T>::infinity();
+  }
+
   Tensor rows_, centres_;
   std::vector<int32_t> label_;
   ProxyProblem<T> problem_{};
