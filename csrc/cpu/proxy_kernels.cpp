@@ -38,30 +38,41 @@ template <typename T> void closest(const ClassStrip<T> &strip, T *__restrict mos
   }
 }
 
-// The inner softmax: pooled similarities, the sums of exponentials, and the exponentials where `kept`.
-template <typename T, bool kept>
-void soften(const ClassStrip<T> &strip, T *__restrict pooled, T *__restrict sum, T *__restrict kept_terms) {
-  const VectorMath<T> math;
-  const T sharpness = strip.sharpness * T(1.44269504088896340736);
-  T most[proxy_strip];
-  if (strip.most < std::numeric_limits<T>::infinity())
-    std::fill_n(most, strip.n, strip.most);
-  else
-    closest(strip, most);
-  for (int64_t j = 0; j < strip.n; ++j)
-    pooled[j] = sum[j] = T(0);
+// Adds the terms of the inner softmax: their sum, their sum times the similarities, and each where `kept`.
+template <typename T, bool kept, typename Exp>
+void add_terms(const ClassStrip<T> &strip, const Exp &exp_of_less, T *__restrict pooled, T *__restrict sum,
+               T *__restrict kept_terms) {
   for (int64_t k = 0; k < strip.per_class; ++k) {
     const T *__restrict s = strip.s + k * strip.stride;
     const T inverse = strip.inverse[k];
 #pragma omp simd
     for (int64_t j = 0; j < strip.n; ++j) {
       const T found = s[j] * inverse;
-      const T term = math.exp2((found - most[j]) * sharpness);
+      const T term = exp_of_less(found, j);
       sum[j] += term;
       pooled[j] += term * found;
       if constexpr (kept)
         kept_terms[k * proxy_strip + j] = term;
     }
+  }
+}
+
+// The inner softmax: pooled similarities, the sums of exponentials, and the exponentials where `kept`.
+template <typename T, bool kept>
+void soften(const ClassStrip<T> &strip, T *__restrict pooled, T *__restrict sum, T *__restrict kept_terms) {
+  const VectorMath<T> math;
+  const T sharpness = strip.sharpness * T(1.44269504088896340736);
+  for (int64_t j = 0; j < strip.n; ++j)
+    pooled[j] = sum[j] = T(0);
+  if (strip.most < std::numeric_limits<T>::infinity()) {
+    const T shift = strip.most * sharpness;
+    const auto exp_of_less = [&](T found, int64_t) { return math.exp2_within(found * sharpness - shift); };
+    add_terms<T, kept>(strip, exp_of_less, pooled, sum, kept_terms);
+  } else {
+    T most[proxy_strip];
+    closest(strip, most);
+    const auto exp_of_less = [&](T found, int64_t j) { return math.exp2((found - most[j]) * sharpness); };
+    add_terms<T, kept>(strip, exp_of_less, pooled, sum, kept_terms);
   }
 #pragma omp simd
   for (int64_t j = 0; j < strip.n; ++j)

@@ -59,7 +59,7 @@ template <typename T> struct ProxyKernels {
   void (*mix)(const T *factors, const T *w, int64_t count, int64_t width, T *out);
 };
 
-constexpr int64_t proxy_strip = 64; // samples that a pass works on while their numbers are in registers
+constexpr int64_t proxy_strip = 256; // samples that a pass works on while their numbers are in the L1 cache
 
 constexpr int64_t proxy_scratch(int64_t per_class) { return per_class * proxy_strip; }
 

@@ -19,6 +19,11 @@ template <> struct VectorMath<float> {
   FASTDML_HD float exp2(float x) const {
     x = x < 127.0f ? x : 127.0f;
     x = x > -126.0f ? x : -126.0f;
+    return exp2_within(x);
+  }
+
+  // 2^x for x that is in the normal range.
+  FASTDML_HD float exp2_within(float x) const {
     const float shifted = x + rounding;
     const float f = x - (shifted - rounding);
     float p = 1.525273380405984e-5f;
@@ -84,6 +89,10 @@ template <> struct VectorMath<double> {
   FASTDML_HD double exp2(double x) const {
     x = x < 1023.0 ? x : 1023.0;
     x = x > -1022.0 ? x : -1022.0;
+    return exp2_within(x);
+  }
+
+  FASTDML_HD double exp2_within(double x) const {
     const double shifted = x + rounding;
     return times_power(exp_series((x - (shifted - rounding)) * 0.693147180559945309417232), shifted);
   }
