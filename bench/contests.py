@@ -57,7 +57,8 @@ CONTESTS: Mapping[str, Contest] = {
         BOTH_WAYS,
         by_loss=True,
         note="11,318 classes as SOP trains, 10 centres each for the triples, 3 for sub-centre ArcFace, else "
-        "1; same arguments in both. Memory is beyond the centres and their gradient too.",
+        "1; same arguments in both. PML's regulariser of SoftTriple would compare all centres with each "
+        "other, in 51 GB. Memory is beyond the centres and their gradient too.",
     ),
     "retrieval_evaluate": Contest(METRICS_OF_A_SET, ("evaluate",), note=LESS_IN_PML),
     "retrieval_sop": Contest(

@@ -29,7 +29,8 @@ def draw_losses(results: Results, metric: str, size: Size, theme: str, path: Pat
     lanes = {loss: rows for loss, rows in reversed(lanes.items()) if "fastdml" in rows}
     with matplotlib.rc_context(FONTS):
         figure = Figure(figsize=(8.3, 1.3 + 0.42 * len(lanes)))
-        figure.subplots_adjust(left=0.19, right=0.93, top=1 - 0.55 / figure.get_figheight(), bottom=0.12)
+        left = max(0.19, 0.011 * max(map(len, lanes), default=0))
+        figure.subplots_adjust(left=left, right=0.93, top=1 - 0.55 / figure.get_figheight(), bottom=0.12)
         axes = figure.add_subplot()
         axes.set_xscale("log")
         rows = [row for lane in lanes.values() for row in lane.values()]
@@ -69,7 +70,7 @@ def _draw_axes(axes: Any, losses: Sequence[str], rows: Sequence[Row], look: Them
 
 def _draw_bar(axes: Any, row: Row | None, library: str, start: float, height: float, colour: str) -> None:
     if row is None:
-        end, text = start, f"not in {NAMES[library]}"
+        end, text = start, f"{NAMES[library]}: nothing to compare"
     elif row.p50 is None:
         end, text = start, f"{NAMES[library]}: {short_status(row.status)}"
     else:
