@@ -91,8 +91,8 @@ def curves(result: RunResult, log: Sequence[Mapping[str, Any]]) -> str:
             lambda value: f"{value:.3f}",
         )
         note = (
-            f"Pale: every step. Bold: mean of the last {_SMOOTHING} steps. It need not fall to 0: mining "
-            "keeps only the hard pairs of each batch, and margins ask for more than there is to have."
+            f"Pale: every step. Bold: mean of the last {_SMOOTHING} steps. It need not fall to 0: what is "
+            "mined is what is hard, and margins ask for more than there is to have."
         )
         cards.append(card(chart, "Loss", note))
     pixels = result.rows["raw pixels"][1]
