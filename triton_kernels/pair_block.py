@@ -136,14 +136,14 @@ def add_product(out: Tensor, left: Tensor, right: Tensor) -> None:
     """``out += left @ right`` with float32 sums; ``out`` is float32, the factors share any dtype."""
     if left.dtype == out.dtype:
         out.addmm_(left, right)
-    elif _adds_to_float32(out.device, left.dtype):
+    elif adds_to_float32(out.device, left.dtype):
         torch.addmm(out, left, right, out_dtype=torch.float32, out=out)
     else:
         out.addmm_(left.float(), right.float())
 
 
 @functools.cache
-def _adds_to_float32(device: torch.device, dtype: torch.dtype) -> bool:
+def adds_to_float32(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether products of ``dtype`` can be added to a float32 matrix as they are."""
     out = torch.zeros(16, 16, device=device)
     factor = torch.zeros(16, 16, dtype=dtype, device=device)

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastdml.triton_kernels import configs
-from fastdml.triton_kernels.pair_block import _adds_to_float32, add_product
+from fastdml.triton_kernels.pair_block import add_product, adds_to_float32
 from fastdml.triton_kernels.proxy_pool import BELOW_ALL, add_to_pool, empty_pool
 from fastdml.triton_kernels.tiles import stored
 
@@ -150,7 +150,7 @@ def make_product(out: Tensor, left: Tensor, right: Tensor) -> None:
     """``out = left @ right`` with float32 sums; ``out`` is float32, the factors share any dtype."""
     if left.dtype == out.dtype:
         torch.mm(left, right, out=out)
-    elif _adds_to_float32(out.device, left.dtype):
+    elif adds_to_float32(out.device, left.dtype):
         torch.mm(left, right, out_dtype=torch.float32, out=out)
     else:
         torch.mm(left.float(), right.float(), out=out)

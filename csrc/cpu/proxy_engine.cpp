@@ -21,7 +21,7 @@ FASTDML_KERNELS_FOR_THIS_CPU(ProxyKernels, proxy_kernels)
 namespace {
 
 constexpr int64_t samples_of_a_block = 256;
-constexpr int64_t tile_elements = 1 << 17; // 256 KB of fp32: half of a common L2
+constexpr int64_t tile_elements = 1 << 17; // 512 KB of fp32: a common L2
 constexpr int64_t tile_centres = 2048;     // of few samples: sums stay short, and workers' memory small
 constexpr int64_t tasks_of_a_thread = 4;   // so that a thread that was held up is helped out
 
@@ -61,7 +61,6 @@ public:
 
   int64_t groups() const { return groups_; }
   int64_t rounds() const { return blocks_; }
-  int64_t strips() const { return strips_; }
 
   // Memory of a worker, which it uses and forgets.
   struct Memory {

@@ -141,29 +141,27 @@ class ProxyLoss(CenteredLoss):
             labels: [B] int64, -1 for a sample of a class that is not here; or [B, C], distributions.
             product: what products may be made in.
         """
-        layout, parts = self.layout, []
-        soft = labels.is_floating_point()
+        layout, parts, shares = self.layout, [], None
         sizes = [bucket.centers for bucket in layout.buckets]
-        if not soft:
-            places = layout.label_places(labels)
+        if labels.is_floating_point():
+            shares = labels[:, layout.on("order", labels.device)] if len(sizes) > 1 else labels
+            places = labels.new_full((len(rows),), -1, dtype=torch.int64)
         else:
-            places = labels[:, layout.on("order", labels.device)] if len(layout.buckets) > 1 else labels
+            places = layout.label_places(labels)
         stored: Sequence[Tensor] = (self.stored_centers(),)
         if len(sizes) > 1:  # the gradient of a split is a copy
             stored = stored[0].split(sizes, int(self.columns))
         for bucket, centers in zip(layout.buckets, stored, strict=True):
             first, end = bucket.first_class, bucket.first_class + bucket.classes
-            here = (places >= first) & (places < end) if not soft else None
+            here = (places >= first) & (places < end)
             parts.append(
                 proxy_statistics(
                     rows,
                     centers,
-                    places.new_full((len(rows),), -1, dtype=torch.int64)
-                    if here is None
-                    else torch.where(here, places - first, -1),
+                    torch.where(here, places - first, -1),
                     self.how(bucket.per_class),
                     scale=self.rule().scale,
-                    shares=places[:, first:end] if soft else None,
+                    shares=None if shares is None else shares[:, first:end],
                     spread=self.wants_spread and bucket.per_class > 1,
                     product=product,
                 )
