@@ -2,7 +2,7 @@
 
 `fastdml.losses` holds the loss modules, `fastdml.miners` their lazy miners, `fastdml.functional` the same as
 functions, `fastdml.rules` what losses are made of, `fastdml.gpw` their pair weights, `fastdml.recipes` how
-papers trained with them. All are imported when they are first used, torch with them.
+papers trained with them, `fastdml.noise` labels that are partly wrong. All are imported when they are first used, torch with them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         gpw,
         losses,
         miners,
+        noise,
         recipes,
         retrieval,
         rules,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     )
     from fastdml.backends.registry import available_backends, use_backend
     from fastdml.errors import BackendError, InputError, RuleError
+    from fastdml.soft_labels import SoftLabels
 
 __version__ = "0.1.0"
 
@@ -35,6 +37,7 @@ _SUBMODULES = (
     "gpw",
     "losses",
     "miners",
+    "noise",
     "recipes",
     "retrieval",
     "rules",
@@ -44,6 +47,7 @@ _NAMES = {
     "BackendError": "errors",
     "InputError": "errors",
     "RuleError": "errors",
+    "SoftLabels": "soft_labels",
     "available_backends": "backends.registry",
     "use_backend": "backends.registry",
 }
@@ -52,6 +56,7 @@ __all__ = [
     "BackendError",
     "InputError",
     "RuleError",
+    "SoftLabels",
     "__version__",
     "available_backends",
     "data",
@@ -60,6 +65,7 @@ __all__ = [
     "gpw",
     "losses",
     "miners",
+    "noise",
     "recipes",
     "retrieval",
     "rules",

@@ -44,7 +44,9 @@ class SoftLabels:
                 f"{list(self.shares.shape)}"
             )
         if self.shares.device != self.classes.device:
-            raise InputError(f"shares must be on {self.classes.device} like classes, got {self.shares.device}")
+            raise InputError(
+                f"shares must be on {self.classes.device} like classes, got {self.shares.device}"
+            )
         check_distributions("shares", self.shares)
         object.__setattr__(self, "checked", True)
 
@@ -61,7 +63,8 @@ class SoftLabels:
         """
         if probabilities.ndim != 2 or not probabilities.is_floating_point():
             raise InputError(
-                f"probabilities must be floating [N, C], got {probabilities.dtype} {list(probabilities.shape)}"
+                f"probabilities must be floating [N, C], got {probabilities.dtype} "
+                f"{list(probabilities.shape)}"
             )
         if most is not None and most < 1:
             raise InputError(f"most must be at least 1, got {most}")

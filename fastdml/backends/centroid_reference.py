@@ -34,7 +34,8 @@ def hinge_sums(rows: Tensor, points: Tensor, own: Tensor, limits: Tensor) -> tup
     slack = limits[:, None] - distances(rows, points)
     other = torch.arange(len(points), device=own.device)[None, :] != own[:, None]
     poison = (rows * 0).sum(dim=1) + (points * 0).sum()
-    return torch.where(other, slack.clamp_min(0), 0).sum(dim=1) + poison, ((slack > 0) & other).sum(1).to(rows)
+    sums = torch.where(other, slack.clamp_min(0), 0).sum(dim=1) + poison
+    return sums, ((slack > 0) & other).sum(dim=1).to(rows)
 
 
 def listed_distances(rows: Tensor, points: Tensor, listed: Tensor) -> Tensor:

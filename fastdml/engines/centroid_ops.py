@@ -30,7 +30,8 @@ from torch import Tensor
 BACKENDS = ("triton", "cuda", "cpu", "blocked")
 SCHEMAS = {
     "nearest_others": (
-        "(Tensor rows, Tensor points, Tensor labels, Tensor point_labels, int k, ScalarType product) -> Tensor"
+        "(Tensor rows, Tensor points, Tensor labels, Tensor point_labels, int k, ScalarType product) -> "
+        "Tensor"
     ),
     "hinge_sums": (
         "(Tensor rows, Tensor points, Tensor own, Tensor limits, ScalarType product) -> "

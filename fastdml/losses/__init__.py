@@ -3,10 +3,14 @@
 from fastdml.losses.arcface import ArcFaceLoss, SubCenterArcFaceLoss
 from fastdml.losses.base import PairLoss
 from fastdml.losses.binomial_deviance import BinomialDevianceLoss
+from fastdml.losses.centroid_bank import CentroidBank
 from fastdml.losses.circle import CircleLoss
+from fastdml.losses.clustering import ClusteringLoss
 from fastdml.losses.contrastive import ContrastiveLoss
 from fastdml.losses.cosface import CosFaceLoss
 from fastdml.losses.cross_batch_memory import CrossBatchMemory
+from fastdml.losses.fat import FastApproximatedTripletLoss, FATLoss
+from fastdml.losses.fat_hybrid import HybridFATLoss
 from fastdml.losses.generalized_lifted_structure import GeneralizedLiftedStructureLoss
 from fastdml.losses.lifted_structure import LiftedStructureLoss
 from fastdml.losses.margin import MarginLoss
@@ -28,12 +32,17 @@ from fastdml.losses.triplet_margin import TripletMarginLoss
 __all__ = [
     "ArcFaceLoss",
     "BinomialDevianceLoss",
+    "CentroidBank",
     "CircleLoss",
+    "ClusteringLoss",
     "ContrastiveLoss",
     "CosFaceLoss",
     "CrossBatchMemory",
+    "FATLoss",
+    "FastApproximatedTripletLoss",
     "GeneralizedLiftedStructureLoss",
     "HardTripleLoss",
+    "HybridFATLoss",
     "LiftedStructureLoss",
     "MarginLoss",
     "MultiSimilarityLoss",

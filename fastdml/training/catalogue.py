@@ -16,10 +16,13 @@ from fastdml.losses import (
     ArcFaceLoss,
     BinomialDevianceLoss,
     CircleLoss,
+    ClusteringLoss,
     ContrastiveLoss,
     CosFaceLoss,
+    FastApproximatedTripletLoss,
     GeneralizedLiftedStructureLoss,
     HardTripleLoss,
+    HybridFATLoss,
     LiftedStructureLoss,
     MarginLoss,
     MultipleLosses,
@@ -75,13 +78,15 @@ def _of_pairs(make: Callable[[], nn.Module], about: str) -> LossEntry:
     return LossEntry(lambda classes, width: make(), about)
 
 
-def _of_classes(make: Callable[..., nn.Module], about: str, center_rate: float) -> LossEntry:
+def _of_classes(
+    make: Callable[..., nn.Module], about: str, center_rate: float, samples_per_class: int = 2
+) -> LossEntry:
     """A loss with centres: a batch of many classes moves more of them."""
     return LossEntry(
         lambda classes, width: make(num_classes=classes, embedding_size=width),
         about,
         center_rate,
-        samples_per_class=2,
+        samples_per_class,
     )
 
 
@@ -126,6 +131,11 @@ LOSSES: Mapping[str, LossEntry] = {
     "lifted": _of_pairs(LiftedStructureLoss, "lifted structure of every positive pair"),
     "generalised-lifted": _of_pairs(
         GeneralizedLiftedStructureLoss, "lifted structure in the form of one loss an anchor"
+    ),
+    "clustering": _of_pairs(ClusteringLoss, "the worst clustering of the batch against its classes"),
+    "fat": _of_pairs(FastApproximatedTripletLoss, "FAT: centroids of the batch instead of triplets"),
+    "fat-hybrid": _of_classes(
+        HybridFATLoss, "FAT with the cross-entropy of a classifier", 1, samples_per_class=8
     ),
     "n-pairs": _of_pairs(NPairsLoss, "one anchor and one positive of every class"),
     "nt-xent": _of_pairs(NTXentLoss, "NT-Xent, InfoNCE, of every positive pair (temperature 0.07)"),

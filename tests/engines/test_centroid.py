@@ -48,7 +48,8 @@ def test_equals_the_dense_form(backend: str, name: str, dtype: torch.dtype) -> N
 def test_finds_the_nearest(backend: str, name: str, dtype: torch.dtype) -> None:
     case = make_case(name).to(dtype)
     # of squares: the root of a rounding error, where distances are near 0
-    tolerance = 10 * math.sqrt(torch.finfo(dtype).eps) if name == "duplicates" else 20 * torch.finfo(dtype).eps
+    eps = torch.finfo(dtype).eps
+    tolerance = 10 * math.sqrt(eps) if name == "duplicates" else 20 * eps
     assert_are_nearest(neighbours(case, backend), case, tolerance)
     assert_are_nearest(neighbours(case, "reference"), case, tolerance)
 
@@ -140,7 +141,7 @@ def test_a_second_derivative_is_refused_by_name(backend: str, function: object) 
             gradient.sum().backward()
 
 
-@pytest.mark.parametrize("samples,classes,width", [(0, 5, 8), (4, 0, 8), (4, 5, 0)])
+@pytest.mark.parametrize(("samples", "classes", "width"), [(0, 5, 8), (4, 0, 8), (4, 5, 0)])
 def test_nothing_to_compare(backend: str, samples: int, classes: int, width: int) -> None:
     rows = torch.ones(samples, width, requires_grad=True)
     points = torch.ones(classes, width, requires_grad=True)
