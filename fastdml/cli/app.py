@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import fastdml
+from fastdml.cli.compare import compare
 from fastdml.cli.demo import demo
 from fastdml.cli.doctor import doctor
 from fastdml.cli.train import train
@@ -16,6 +17,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(train)
+app.command()(compare)
 app.command(help="Tell what is installed, what was built, and which backend would run and why.")(doctor)
 
 
