@@ -77,6 +77,12 @@ def proxy_sweep(request: pytest.FixtureRequest) -> Sweep:
 
 
 @pytest.fixture(scope="session")
+def fat_sweep(request: pytest.FixtureRequest) -> Sweep:
+    """The contest of FAT."""
+    return _sweep(request.config, "fat")
+
+
+@pytest.fixture(scope="session")
 def retrieval_sweep(request: pytest.FixtureRequest) -> Sweep:
     """The contest of exact evaluation."""
     return _sweep(request.config, "retrieval_evaluate")

@@ -60,6 +60,12 @@ CONTESTS: Mapping[str, Contest] = {
         "1; same arguments in both. PML's regulariser of SoftTriple would compare all centres with each "
         "other, in 51 GB. Memory is beyond the centres and their gradient too.",
     ),
+    "fat": Contest(
+        "FAT with the five nearest centroids, forward and backward of one batch",
+        BOTH_WAYS,
+        note="8 samples a class. PML computes what FAT bounds, the loss over all triplets. The product is "
+        "that of the batch with the centroids by itself: what FAT cannot avoid, and no rival.",
+    ),
     "retrieval_evaluate": Contest(METRICS_OF_A_SET, ("evaluate",), note=LESS_IN_PML),
     "retrieval_sop": Contest(
         f"{METRICS_OF_A_SET} as large as the test set of Stanford Online Products",
@@ -89,6 +95,10 @@ def find_contestants(contest: str, device: str) -> list[Contestant]:
         from bench.proxy_peers import soft_triple_contestants
 
         return soft_triple_contestants(device)
+    if contest == "fat":
+        from bench.fat_peers import fat_contestants
+
+        return fat_contestants(device)
     from bench.retrieval_peers import retrieval_contestants
 
     return retrieval_contestants(device)
@@ -112,6 +122,10 @@ def find_wrong(contest: str, device: str) -> dict[str, str]:
         from bench.proxy_peers import check_soft_triple
 
         return check_soft_triple(device)
+    if contest == "fat":
+        from bench.fat_peers import check_fat
+
+        return check_fat(device)
     from bench.retrieval_peers import check_retrieval
 
     return check_retrieval(device, uneven=contest == "retrieval_sop")

@@ -19,8 +19,11 @@ NAMES = {
     "dense": "dense PyTorch",
     "faiss-cpu": "faiss-cpu",
     "pml": "PML",
+    "product": "one product",
     "topk": "PyTorch topk",
 }
+NO_RIVALS = (*OWN, "product")
+"""Whose rows are not weighed against fastdml's: its own, and a part of what all have to do."""
 BETTER = {"time": "faster", "memory": "smaller in memory"}
 SPREAD = 0.02
 """A rival that is at most this much faster is as fast: two runs of one thing differ by more."""
@@ -35,7 +38,7 @@ def ours(rows: Mapping[str, Row]) -> Row | None:
 
 def rivals(rows: Mapping[str, Row]) -> list[Row]:
     """The rows of all others that were measured."""
-    return [row for name, row in rows.items() if name not in OWN and row.p50 is not None]
+    return [row for name, row in rows.items() if name not in NO_RIVALS and row.p50 is not None]
 
 
 def comparable(a: Row, b: Row) -> bool:

@@ -118,6 +118,16 @@ def _proxies_on_cpu(results: Results) -> Iterator[Target]:
         yield Target(what, wanted, times(plain.p50 / own.p50), plain.p50 >= 5 * own.p50)
 
 
+def _fat_on_cpu(results: Results) -> Iterator[Target]:
+    yield _over_product(results, Size(65536, 128, "float32"), 1.5)
+    yield _speedup(results, _largest_of(results, "pml", 128, "float32"), "pml", 50.0)
+    yield _linear(results, Size(8192, 128, "float32"), Size(65536, 128, "float32"))
+
+
+def _fat_on_cuda(results: Results) -> Iterator[Target]:
+    yield _over_product(results, Size(1048576, 512, "bfloat16"), 1.3)
+
+
 def _sop_on_cpu(results: Results) -> Iterator[Target]:
     yield _speedup(results, SOP, "faiss-cpu", 1.0)
     yield _memory(results, SOP, 200)
@@ -133,6 +143,7 @@ TARGETS: Mapping[str, Mapping[str, Callable[[Results], Iterator[Target]]]] = {
     "pair_losses": {"cpu": _losses_on_cpu, "cuda": _losses_on_cuda},
     "soft_triple": {"cpu": _soft_triple_on_cpu, "cuda": _soft_triple_on_cuda},
     "proxy_losses": {"cpu": _proxies_on_cpu},
+    "fat": {"cpu": _fat_on_cpu, "cuda": _fat_on_cuda},
     "retrieval_sop": {"cpu": _sop_on_cpu, "cuda": _sop_on_cuda},
 }
 
@@ -204,6 +215,19 @@ def _share_of_rate(
     rate = (operations or 6.0 * size.samples) * size.samples * size.width * scale / (own.p50 / 1e3)
     share = rate / measured["p50"]
     return Target(what, target, f"{share:.0%} ({rate:.4g} of {measured['p50']:.4g} {unit})", share >= wanted)
+
+
+def _over_product(results: Results, size: Size, wanted: float) -> Target:
+    """At most so many times as long as the product of the batch with the centroids in the same run."""
+    what, target = f"time over that of one product at {_shown(size)}", f"at most {wanted:g} x"
+    rows = results.find("time", "both", size)
+    own, product = ours(rows), rows.get("product")
+    if own is None or product is None or own.p50 is None or not product.p50:
+        return Target(what, target, "", None)
+    if not comparable(own, product):
+        return Target(what, target, "measured in different runs", None)
+    ratio = own.p50 / product.p50
+    return Target(what, target, times(ratio), ratio <= wanted)
 
 
 def _memory(results: Results, size: Size, megabytes: float) -> Target:

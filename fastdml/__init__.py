@@ -2,7 +2,8 @@
 
 `fastdml.losses` holds the loss modules, `fastdml.miners` their lazy miners, `fastdml.functional` the same as
 functions, `fastdml.rules` what losses are made of, `fastdml.gpw` their pair weights, `fastdml.recipes` how
-papers trained with them, `fastdml.noise` labels that are partly wrong. All are imported when they are first used, torch with them.
+papers trained with them, `fastdml.noise` labels that are partly wrong. All are imported when they are first
+used, torch with them.
 """
 
 from __future__ import annotations
