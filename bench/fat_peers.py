@@ -17,7 +17,7 @@ from fastdml.losses import FastApproximatedTripletLoss
 
 NEAREST, MARGIN = 5, 0.1
 BLOCK = 4096
-"""Rows of the product that are made at once, so that it holds no B x C matrix."""
+"""Rows of the product that are made at once, into the same memory, so that it holds no B x C matrix."""
 
 
 def fat_contestants(device: str) -> list[Contestant]:
@@ -73,8 +73,9 @@ def one_product(embeddings: Tensor, labels: Tensor) -> Tensor:
     """The products of all rows with as many others as there are classes, and nothing else."""
     rows = embeddings.detach()
     others = rows[: len(rows) // PER_CLASS].T
+    found = rows.new_empty(min(BLOCK, len(rows)), others.shape[1])
     for block in rows.split(BLOCK):
-        block @ others
+        torch.mm(block, others, out=found[: len(block)])
     return embeddings[0, 0]
 
 

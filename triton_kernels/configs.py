@@ -146,6 +146,38 @@ PROXY_PACKED = 1 << 25
 PROXY_SIMILARITIES, PROXY_SAMPLES = 1 << 23, 4096
 # Classes are taken so many at a time, that rows of weights are aligned.
 PROXY_STEP = 16
+# Rows against points, of which rows keep the nearest; 128 registers let two programs share a multiprocessor,
+# so that one searches its tile while the other multiplies.
+NEAREST: Tiles = {
+    ("sm_80", "half"): [(None, Tile(128, 64, 64, 8, 3))],
+    ("sm_80", "tf32"): [(None, Tile(128, 64, 32, 8, 3))],
+    ("sm_80", "ieee"): [(None, Tile(128, 64, 32, 8, 2))],
+    ("sm_90", "half"): [(None, Tile(128, 128, 64, 8, 3, registers=128))],
+    ("sm_90", "tf32"): [(None, Tile(128, 128, 32, 8, 3))],
+    ("sm_90", "ieee"): [(None, Tile(128, 64, 32, 8, 3))],
+    ("sm_100", "half"): [(None, Tile(128, 128, 64, 8, 3))],
+    ("sm_100", "tf32"): [(None, Tile(128, 64, 32, 8, 3))],
+    ("sm_100", "ieee"): [(None, Tile(128, 64, 32, 8, 2))],
+    ("sm_120", "half"): [(None, Tile(128, 64, 64, 8, 3))],
+    ("sm_120", "tf32"): [(None, Tile(128, 64, 32, 8, 3))],
+    ("sm_120", "ieee"): [(None, Tile(128, 64, 32, 8, 2))],
+    ("gfx942", "half"): [(None, Tile(128, 64, 64, 8, 2))],
+    ("gfx942", "ieee"): [(None, Tile(128, 64, 32, 8, 2))],
+    ("interpreter", "half"): [(None, Tile(32, 16, 64, 4, 1))],
+    ("interpreter", "ieee"): [(None, Tile(32, 16, 64, 4, 1))],
+}
+# More nearest than this do not fit registers.
+NEAREST_KEPT = 32
+# Inner products of a block from which more nearest are selected, 64 MB.
+CENTROID_PRODUCTS = 1 << 24
+# Inner products become weights where they lie; one tile fits the registers.
+HINGE_WEIGHTS = Tile(32, 128, 1, 4, 1)
+# Inner products of a block of weights, 32 MB of 50 MB of L2, and its rows at most.
+HINGE_PRODUCTS, HINGE_ROWS = 1 << 23, 4096
+# Points are taken so many at a time, that rows of weights are aligned.
+HINGE_STEP = 16
+# Entries of a segment that one program sums.
+SEGMENT_PIECE = 512
 
 
 def family(arch: str) -> str:
@@ -251,6 +283,26 @@ def proxy_block(samples: int, per_class: int) -> int:
     """Classes of a block of that many samples, or of as many as a block may have."""
     count = PROXY_SIMILARITIES // (min(samples, proxy_samples(per_class)) * per_class)
     return max(PROXY_STEP, count // PROXY_STEP * PROXY_STEP)
+
+
+def nearest_tile(arch: str, dtype: torch.dtype, width: int, precision: str, kept: int) -> Tile:
+    """Tile of the sweep in which a row keeps ``kept`` points."""
+    return _shallow(_find(NEAREST, arch, _kind(dtype, precision), width), width)
+
+
+def hinge_tile(arch: str, dtype: torch.dtype, width: int, precision: str) -> Tile:
+    """Tile of the sweep for hinge sums, which are as light as sums over classes of one centre."""
+    return proxy_tile(arch, dtype, width, precision, 1)
+
+
+def hinge_points(rows: int) -> int:
+    """Points of a block of weights of that many rows."""
+    return max(HINGE_STEP, HINGE_PRODUCTS // rows // HINGE_STEP * HINGE_STEP)
+
+
+def segment_tile(width: int) -> Tile:
+    """Entries at a time, and how much of their width, of sums over segments."""
+    return Tile(16, 1, min(power_of_two(width), 128), 4, 3)
 
 
 def block_side(tensor: Tensor, count: int, tile: Tile) -> int:

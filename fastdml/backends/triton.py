@@ -12,6 +12,20 @@ import torch
 from torch import Tensor
 
 MINIMUM = (3, 6)
+_OPERATORS = {
+    "pair": ("pair_forward", "pair_backward"),
+    "thresholds": ("threshold_forward", "threshold_backward"),
+    "proxy": ("proxy_forward", "proxy_backward"),
+    "centroid": (
+        "nearest_others",
+        "hinge_sums",
+        "hinge_gradients",
+        "listed_distances",
+        "listed_gradients",
+        "class_sums",
+    ),
+}
+"""By the module of the kernels that has them."""
 
 
 def interpreted() -> bool:
@@ -44,12 +58,12 @@ def load() -> None:
         return
     # cpu tensors reach the operators only when they were asked for, and run under the interpreter alone
     library = torch.library.Library("fastdml", "IMPL")
-    for module, name in (("pair", "pair"), ("thresholds", "threshold"), ("proxy", "proxy")):
+    for module, names in _OPERATORS.items():
         kernels = importlib.import_module(f"fastdml.triton_kernels.{module}")
-        for direction in ("forward", "backward"):
-            run = _on_device_of_first(getattr(kernels, f"{name}_{direction}"))
+        for name in names:
+            run = _on_device_of_first(getattr(kernels, name))
             for key in ("CUDA", "CPU"):
-                library.impl(f"{name}_{direction}_triton", run, key)
+                library.impl(f"{name}_triton", run, key)
     _library = library
 
 

@@ -23,7 +23,12 @@ from fastdml.training.progress import make_display
 
 
 def run_and_show(
-    settings: Mapping[str, object], out: Path, overwrite: bool, panel_seconds: float, open_report: bool
+    settings: Mapping[str, object],
+    out: Path,
+    overwrite: bool,
+    panel_seconds: float,
+    open_report: bool,
+    resume: bool = False,
 ) -> None:
     """Train with the settings of a TrainConfig, print the result and where its report is.
 
@@ -33,7 +38,12 @@ def run_and_show(
     try:
         config = TrainConfig(**_suited(settings))
         result = run_experiment(
-            config, out, make_display(console), overwrite=overwrite, panel_seconds=panel_seconds
+            config,
+            out,
+            make_display(console),
+            overwrite=overwrite,
+            resume=resume,
+            panel_seconds=panel_seconds,
         )
     except InputError as error:
         raise _failed(error, 2) from error
@@ -83,6 +93,9 @@ def _print_result(result: RunResult, report: Path, console: Console) -> None:
     else:
         for name, recall in result.rows.items():
             print(f"{name:<12}" + "".join(f"  R@{k} {100 * recall[k]:5.1f} %" for k in ks))
+    if result.labels is not None and result.labels.precision_and_recall is not None:
+        precision, share_found = result.labels.precision_and_recall
+        print(f"planted noise found by the teacher: precision {precision:.3f}, recall {share_found:.3f}")
     print(f"{result.status}; {result.outcome.steps_taken} steps, {result.seconds['total']:.0f} s in all")
     print(f"report: {report}")
 

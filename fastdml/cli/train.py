@@ -42,6 +42,34 @@ def train(
     seed: options.Seed = TrainConfig.seed,
     backend: options.Backend = TrainConfig.backend,
     device: options.Device = TrainConfig.device,
+    noise: Annotated[
+        float, typer.Option(help="Share of the training images that get a wrong label on purpose.")
+    ] = TrainConfig.noise,
+    noise_kind: Annotated[
+        str,
+        typer.Option(help="Another class; an image of no class; a second copy under another class."),
+    ] = TrainConfig.noise_kind,
+    distill: Annotated[
+        bool,
+        typer.Option(
+            "--distill", help="Train a teacher first and take its soft labels; --seconds does not limit it."
+        ),
+    ] = TrainConfig.distill,
+    teacher_epochs: Annotated[
+        int, typer.Option(help="Epochs of each of the teacher's rounds.")
+    ] = TrainConfig.teacher_epochs,
+    teacher_rounds: Annotated[
+        int, typer.Option(help="The teacher's rounds on the images whose label it trusts.")
+    ] = TrainConfig.teacher_rounds,
+    trust: Annotated[
+        float, typer.Option(help="Least probability of a given label that the teacher trusts.")
+    ] = TrainConfig.trust,
+    temperature: Annotated[
+        float, typer.Option(help="Softens the teacher's predictions.")
+    ] = TrainConfig.temperature,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the interrupted teacher of the run in --out.")
+    ] = False,
     out: options.Out = None,
     overwrite: options.Overwrite = False,
     panel_seconds: options.PanelSeconds = 0.0,
@@ -50,10 +78,13 @@ def train(
     """Train an embedding, evaluate it on unseen classes and write a report.
 
     The run's directory gets config.json, log.jsonl, evaluations.jsonl, metrics.json, weights.safetensors,
-    loss.safetensors where the loss learns something, and report.html. Ctrl-C and SIGTERM end it after the
+    loss.safetensors where the loss learns something, and report.html; with --noise or --distill also
+    noise.json, and with --distill labels.safetensors and teacher.pt. Ctrl-C and SIGTERM end it after the
     current step with all of them in place.
     """
     given = locals()
     settings = {field.name: given[field.name] for field in fields(TrainConfig)}
+    if resume and out is None:
+        raise typer.BadParameter("resume needs the directory of the run in --out")
     target = out or RunDirectory.unused(f"runs/{data}-{loss}")
-    run_and_show(settings, target, overwrite, panel_seconds, open_report)
+    run_and_show(settings, target, overwrite, panel_seconds, open_report, resume)

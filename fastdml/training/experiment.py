@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,21 @@ from torch import nn
 import fastdml
 from fastdml.backends import BACKENDS
 from fastdml.data import Split
+from fastdml.noise import CorruptedLabels, NoConfidentSamplesError
 from fastdml.training import fusion_panel
 from fastdml.training.catalogue import find_dataset, find_loss
 from fastdml.training.centers import CenterHistory, center_history
 from fastdml.training.checkpoint import save_weights
 from fastdml.training.config import ConfigError, TrainConfig
+from fastdml.training.distillation import (
+    NOISE,
+    LabelFindings,
+    check_can_resume,
+    check_takes_soft_labels,
+    distill_labels,
+    plant,
+    remove_files,
+)
 from fastdml.training.environment import Environment, backend_of, describe
 from fastdml.training.evaluation import SplitRetrieval, embed, raw_pixels, retrieve
 from fastdml.training.fusion_panel import FusionPanel
@@ -37,7 +47,8 @@ class RunResult:
 
     ``rows`` maps "raw pixels", "untrained" and "trained" to Recall@K (K -> share); ``curve`` is (step,
     Recall@1) from step 0 on; ``centers`` is None where the loss has no classes of several centres;
-    ``seconds`` by part of the run.
+    ``labels`` is None where no noise was planted and no teacher asked; ``seconds`` by part of the run.
+    ``train`` is as training saw it, with its planted noise.
     """
 
     config: TrainConfig
@@ -50,6 +61,7 @@ class RunResult:
     final: SplitRetrieval
     parameters: int
     centers: CenterHistory | None = None
+    labels: LabelFindings | None = None
     panel: FusionPanel | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -76,6 +88,7 @@ class RunResult:
             "queries_without_positive": self.final.result.queries_without_positive,
             "parameters": self.parameters,
             "centers": self.centers.to_dict() if self.centers is not None else None,
+            "labels": self.labels.to_dict() if self.labels is not None else None,
             "seconds": self.seconds,
             "fusion": self.panel.to_dict() if self.panel is not None else None,
             "environment": self.environment.to_dict(),
@@ -88,21 +101,27 @@ def run_experiment(
     display: Display,
     *,
     overwrite: bool = False,
+    resume: bool = False,
     panel_seconds: float = 14.0,
     write_report: Callable[[RunResult, RunDirectory], None] | None = None,
 ) -> RunResult:
     """Train as ``config`` says and leave every file of the run in ``out``.
 
-    SIGINT and SIGTERM end training after the current step; all files are written then too.
+    SIGINT and SIGTERM end training after the current step; all files are written then too. Where they come
+    while a teacher is trained, ``resume`` takes it up again later.
 
     Args:
-        out: directory of the run; one that already holds a run raises ConfigError unless ``overwrite``.
+        out: directory of the run; one that already holds a run raises ConfigError unless ``overwrite`` or
+            ``resume``.
+        resume: go on with the teacher of a run of the same settings in ``out``, then train from the start;
+            a new run where there is none. Needs ``distill``.
         panel_seconds: time for measuring what fusing buys; 0 leaves it out.
         write_report: makes report.html; None for the built-in report.
 
     Raises:
         ConfigError: a setting that cannot work; nothing is written then.
         BackendError: the backend that was asked for cannot run here; nothing is written then.
+        NoConfidentSamplesError: the teacher trusts no label; a metrics.json that says so is there.
         NonFiniteLossError: training met a NaN or an infinity; the batch, the log, the weights and a
             metrics.json that says so are there.
     """
@@ -111,21 +130,32 @@ def run_experiment(
     device = _device(config.device)
     find_loss(config.loss)  # an unknown name is refused before anything is loaded
     dataset = find_dataset(config.data)
+    if resume and overwrite:
+        raise ConfigError("resume must be off with overwrite: it goes on with what overwrite would delete")
+    if resume:
+        check_can_resume(config, Path(out))
     started = time.perf_counter()
     with StopRequest() as stop, _backend(config.backend), torch.random.fork_rng():
         display.on_phase(f"Loading {config.data}")
         train, test = dataset.load("train"), dataset.load("test")
+        train, planted = plant(config, train)
         _check_batch(config, train)
         torch.manual_seed(config.seed)
         model = make_network(config, train).to(device)
         work = LossWork(config.loss, config.embedding_dim, config.samples_per_class, train.num_classes)
         loss = work.make(device)
+        if config.distill:
+            check_takes_soft_labels(config.loss, loss)
         with torch.random.fork_rng():  # what is tried out draws no numbers of the run
             tried = backend_of(loss, *work.batch(config.batch, device))
         environment = describe(device, *tried)
-        with RunDirectory(out, overwrite) as run:
+        with RunDirectory(out, overwrite or resume) as run:
+            if not resume:
+                remove_files(run.path)
             run.write_json("config.json", config.to_dict())
-            result = _train_and_evaluate(config, model, loss, train, test, environment, run, display, stop)
+            result = _train_and_evaluate(
+                config, model, loss, train, test, planted, environment, run, display, stop
+            )
             start = time.perf_counter() - started - sum(result.seconds.values())
             result.seconds = {"start": start, **result.seconds}
             if panel_seconds > 0 and not stop.asked:
@@ -147,7 +177,7 @@ def make_network(config: TrainConfig, train: Split) -> EmbeddingNetwork:
 
 def _check_batch(config: TrainConfig, train: Split) -> None:
     _, sizes = torch.unique(train.labels, return_counts=True)
-    if config.samples_per_class > int(sizes.min()):
+    if config.samples_per_class > int(sizes.min()) and not config.noise:  # with noise, images are repeated
         raise ConfigError(
             f"samples_per_class must be at most {int(sizes.min())}, the size of the smallest class of "
             f"{config.data}, got {config.samples_per_class}"
@@ -166,6 +196,7 @@ def _train_and_evaluate(
     loss: nn.Module,
     train: Split,
     test: Split,
+    planted: CorruptedLabels | None,
     environment: Environment,
     run: RunDirectory,
     display: Display,
@@ -193,9 +224,12 @@ def _train_and_evaluate(
         display.on_evaluation(step, recall)
         return found
 
-    display.on_phase(f"Training: {config.steps} steps of {config.batch} images, loss {config.loss}")
+    labels, teacher_seconds = _look_at_labels(config, train, planted, device, run, display, stop)
+    if not stop.asked:
+        display.on_phase(f"Training: {config.steps} steps of {config.batch} images, loss {config.loss}")
     try:
-        outcome = fit(model, loss, train, config, run, display, stop, evaluate_now, each)
+        distilled = labels.distilled if labels is not None else None
+        outcome = fit(model, loss, train, config, run, display, stop, evaluate_now, each, distilled)
     except NonFiniteLossError as error:
         _save(run, model, loss, config, "non-finite loss")
         run.write_json("metrics.json", {"status": "non-finite loss", "message": str(error)})
@@ -211,6 +245,7 @@ def _train_and_evaluate(
         centers.draw(model, train, config.seed)
     seconds = {
         "baselines": pixels_seconds + each,
+        **({"teacher": teacher_seconds} if config.distill else {}),
         "training": outcome.seconds,
         "final evaluation": time.perf_counter() - ended,
     }
@@ -225,8 +260,37 @@ def _train_and_evaluate(
         final,
         count_parameters(model),
         centers,
+        labels,
         seconds=seconds,
     )
+
+
+def _look_at_labels(
+    config: TrainConfig,
+    train: Split,
+    planted: CorruptedLabels | None,
+    device: torch.device,
+    run: RunDirectory,
+    display: Display,
+    stop: StopRequest,
+) -> tuple[LabelFindings | None, float]:
+    """What was planted and what a teacher finds, written to noise.json too; the seconds of the teacher."""
+    distilled, seconds = None, 0.0
+    if config.distill:
+        with torch.random.fork_rng():  # a teacher draws no numbers of the student
+            torch.manual_seed(config.seed)
+            # the network's last layer gives a logit for every class in place of an embedding
+            teacher = make_network(replace(config, embedding_dim=train.num_classes), train).to(device)
+        try:
+            distilled, seconds = distill_labels(config, teacher, train, run.path, display, stop)
+        except NoConfidentSamplesError as error:
+            run.write_json("metrics.json", {"status": "no confident sample", "message": str(error)})
+            raise
+    elif planted is None:
+        return None, 0.0
+    findings = LabelFindings(planted, distilled)
+    run.write_json(NOISE, findings.to_dict())
+    return findings, seconds
 
 
 def _save(run: RunDirectory, model: nn.Module, loss: nn.Module, config: TrainConfig, stopped_by: str) -> None:

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from fastdml.data import Augment, Split
 from fastdml.data.samplers import ClassBalancedBatchSampler
+from fastdml.noise import DistilledLabels
 from fastdml.recipes import parameter_groups
+from fastdml.soft_labels import SoftLabels
 from fastdml.training.catalogue import find_loss
 from fastdml.training.checkpoint import save_tensors
 from fastdml.training.config import TrainConfig
@@ -83,6 +85,7 @@ def fit(
     stop: StopRequest,
     evaluate_now: Callable[[int], object],
     evaluation_seconds: float = 0.0,
+    distilled: DistilledLabels | None = None,
 ) -> FitOutcome:
     """Train ``model`` in place with AdamW, and with it what the loss learns.
 
@@ -94,6 +97,8 @@ def fit(
         evaluate_now: called with the step number, ``config.evaluations - 1`` times at even distances; the
             last evaluation, after training, is the caller's.
         evaluation_seconds: what one such call takes, for keeping a time limit.
+        distilled: of these images and classes. The loss is then given their soft labels, with a confidence of
+            1 where the given label is trusted and 0 elsewhere. Batches are drawn by the given labels.
 
     Raises:
         NonFiniteLossError: after the batch was saved.
@@ -107,6 +112,7 @@ def fit(
         samples_per_class=config.samples_per_class,
         seed=config.seed,
         num_batches=config.steps,
+        replacement=config.noise > 0,  # planted noise leaves some classes with few images
     )
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(config.seed)
@@ -124,7 +130,7 @@ def fit(
         factor = learning_rate_factor(step, budget.steps, config.warmup_steps)
         for group, peak in zip(optimiser.param_groups, peaks, strict=True):
             group["lr"] = peak * factor
-        batch = _Batch.take(split, classes, rows, augment, generator)
+        batch = _Batch.take(split, classes, rows, augment, generator, distilled)
         step += 1
         value, norm, loss_seconds = _step(model, loss, optimiser, batch, step, run)
         now = time.perf_counter()
@@ -195,16 +201,33 @@ class _Batch:
     rows: Tensor  # int64 [B], of the split
     images: Tensor  # float32 [B, 1, H, W] in [0, 1]
     labels: Tensor  # int64 [B], classes from 0 on
+    soft: SoftLabels | None  # [B]
+    confidence: Tensor | None  # float32 [B], 0 or 1
 
     @staticmethod
     def take(
-        split: Split, classes: Tensor, rows: Tensor, augment: Augment | None, generator: torch.Generator
+        split: Split,
+        classes: Tensor,
+        rows: Tensor,
+        augment: Augment | None,
+        generator: torch.Generator,
+        distilled: DistilledLabels | None,
     ) -> _Batch:
         device = generator.device
         images = split.batch(rows).to(device)
         if augment is not None:
             images = augment(images, generator)
-        return _Batch(rows, images, classes[rows].to(device))
+        labels = classes[rows].to(device)
+        if distilled is None:
+            return _Batch(rows, images, labels, None, None)
+        trusted = distilled.trusted[rows].to(device, torch.float32)
+        return _Batch(rows, images, labels, distilled.soft[rows].to(device), trusted)
+
+    def value(self, loss: nn.Module, embeddings: Tensor) -> Tensor:
+        """The loss of embeddings [B, D] of its images."""
+        if self.soft is None:
+            return loss(embeddings, self.labels)
+        return loss(embeddings, self.soft, confidence=self.confidence)
 
 
 def _step(
@@ -223,7 +246,7 @@ def _step(
     cut = embeddings.detach().requires_grad_()
     _wait_for(cut)
     begun = time.perf_counter()
-    value = loss(cut, batch.labels)
+    value = batch.value(loss, cut)
     value.backward()
     _wait_for(cut)
     loss_seconds = time.perf_counter() - begun

@@ -19,6 +19,7 @@ WORK = HERE.parents[1] / "build" / "cuda-emulation"
 LIBRARY = f"libfastdml_cuda_emulated.{plan.SUFFIX}"
 BLOCK_ROWS, BLOCK_COLUMNS, THRESHOLD_PAIRS = 96, 160, 2048
 PROXY_SIMILARITIES, PROXY_SAMPLES = 2048, 32
+CENTROID_PRODUCTS, CENTROID_ROWS = 1536, 24
 
 
 def load() -> None:
@@ -43,6 +44,8 @@ def load() -> None:
         f"-DFASTDML_CUDA_THRESHOLD_PAIRS={THRESHOLD_PAIRS}",
         f"-DFASTDML_CUDA_PROXY_SIMILARITIES={PROXY_SIMILARITIES}",
         f"-DFASTDML_CUDA_PROXY_SAMPLES={PROXY_SAMPLES}",
+        f"-DFASTDML_CUDA_CENTROID_PRODUCTS={CENTROID_PRODUCTS}",
+        f"-DFASTDML_CUDA_CENTROID_ROWS={CENTROID_ROWS}",
         f"-I{HERE / 'emulation'}",  # before csrc, so that its headers win
         f"-I{csrc}",
         f"-isystem{found.include}",

@@ -107,9 +107,12 @@ def settings():
 def run(tiny_data, settings, recorder, tmp_path):
     """Run with the tiny settings and what is given on top: run(steps=3) -> (result, directory)."""
 
-    def go(out="run", panel_seconds=0.0, overwrite=False, **changes):
+    def go(out="run", panel_seconds=0.0, overwrite=False, resume=False, **changes):
         config = TrainConfig(**{**settings, **changes})
         path = tmp_path / out
-        return run_experiment(config, path, recorder, panel_seconds=panel_seconds, overwrite=overwrite), path
+        result = run_experiment(
+            config, path, recorder, panel_seconds=panel_seconds, overwrite=overwrite, resume=resume
+        )
+        return result, path
 
     return go

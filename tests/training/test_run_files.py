@@ -119,6 +119,12 @@ def test_out_that_is_a_file(tmp_path):
         ({"learning_rate": float("nan")}, "learning_rate must be above 0"),
         ({"weight_decay": -1.0}, "weight_decay must be at least 0"),
         ({"seed": -1}, "seed must be at least 0"),
+        ({"noise": 1.0}, "noise must be a share from 0 to below 1, got 1.0"),
+        ({"noise_kind": "none"}, "noise_kind must be one of wrong-id, no-id, several-ids, got 'none'"),
+        ({"teacher_epochs": 0}, "teacher_epochs must be at least 1, got 0"),
+        ({"teacher_rounds": -1}, "teacher_rounds must be at least 0, got -1"),
+        ({"trust": 1.1}, "trust must be a probability from 0 to 1, got 1.1"),
+        ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
         ({"device": "tpu"}, "device must be auto, cpu, cuda or cuda:<n>, got 'tpu'"),
         (
             {"backend": "fortran"},

@@ -19,6 +19,7 @@ from fastdml.training.report.centers import centers_lead, centers_section
 from fastdml.training.report.elements import card, section
 from fastdml.training.report.fusion import fusion_headline, fusion_section
 from fastdml.training.report.gallery import class_rows, example_strip, retrieval_gallery
+from fastdml.training.report.noise import labels_lead, labels_section
 from fastdml.training.report.style import STYLE
 from fastdml.training.run import RunDirectory, read_lines
 
@@ -44,6 +45,9 @@ def render_report(result: RunResult, name: str, log: Sequence[Mapping[str, Any]]
     if result.centers is not None:
         body = centers_section(result.centers, result.train)
         parts.append(section("Centres of classes", centers_lead(result.centers), body))
+    if result.labels is not None:
+        body = labels_section(result.labels, result.train)
+        parts.append(section("Labels", labels_lead(result.labels), body))
     parts.append(_gallery(result))
     domains = sections.domain_bars(result)
     if domains:
@@ -56,8 +60,9 @@ def render_report(result: RunResult, name: str, log: Sequence[Mapping[str, Any]]
     parts.append(section("Settings and machine", "", sections.facts(result, command(result.config))))
     parts.append(
         '<footer class="small">Made by fastdml. Beside this page: config.json, metrics.json, log.jsonl (one '
-        "line a step), evaluations.jsonl, weights.safetensors and, where the loss learnt something, "
-        "loss.safetensors.</footer>"
+        "line a step), evaluations.jsonl, weights.safetensors, where the loss learnt something "
+        "loss.safetensors, and where labels were planted or distilled noise.json, labels.safetensors and "
+        "teacher.pt.</footer>"
     )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'

@@ -116,6 +116,15 @@ img.glyph { display: block; width: 100%; aspect-ratio: 1; border-radius: 6px; ba
 .drawn span { color: var(--soft); font-size: .78rem; }
 .drawn > div:last-child { display: grid; grid-template-columns: repeat(16, minmax(0, 1fr)); gap: 6px; }
 .drawn img.glyph { border: 1px solid var(--line); }
+.doubts { display: grid; gap: 20px 26px;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 230px), 1fr)); }
+.doubt { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 8px; }
+.doubt figure { margin: 0; }
+.doubt figure + figure img.glyph { border: 1px solid var(--line); }
+.doubt figure:first-child img { outline: 2px solid var(--ink); outline-offset: -1px; }
+.doubt figure.planted:first-child img { outline: 3px dashed var(--bad); outline-offset: -2px; }
+.doubt figcaption { color: var(--soft); font-size: .78rem; line-height: 1.3; margin-top: 5px;
+  text-align: center; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
 .bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: 7px 14px;
   align-items: center; font-size: .92rem; font-variant-numeric: tabular-nums; }
 .bars .share { text-align: right; }

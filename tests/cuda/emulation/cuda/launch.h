@@ -147,17 +147,49 @@ inline void run_block(int threads, bool reverse) {
 
 inline void __syncthreads() { emulation::wait_at(emulation::machine.block); }
 
-template <typename T> T __shfl_xor_sync(unsigned, T value, int mask) {
-  emulation::Fiber &self = *emulation::machine.running;
-  emulation::Warp &warp = emulation::machine.warps[self.index / emulation::lanes];
-  auto &slots = warp.slots[self.turn];
-  const unsigned lane = self.index % emulation::lanes;
-  self.turn ^= 1;
-  std::memcpy(slots[lane], &value, sizeof(T));
-  emulation::wait_at(warp.barrier);
-  std::memcpy(&value, slots[lane ^ mask], sizeof(T));
+namespace emulation {
+
+inline Warp &running_warp() { return machine.warps[machine.running->index / lanes]; }
+inline int running_lane() { return static_cast<int>(machine.running->index % lanes); }
+
+// Shows a value of every lane to the others, and returns a place for each of them.
+template <typename T> auto &exchange(const T &value) {
+  Warp &warp = running_warp();
+  auto &slots = warp.slots[machine.running->turn];
+  machine.running->turn ^= 1;
+  std::memcpy(slots[running_lane()], &value, sizeof(T));
+  wait_at(warp.barrier);
+  return slots;
+}
+
+template <typename T> T value_of(const unsigned char (&slot)[16]) {
+  T value;
+  std::memcpy(&value, slot, sizeof(T));
   return value;
 }
+
+} // namespace emulation
+
+inline void __syncwarp() { emulation::wait_at(emulation::running_warp().barrier); }
+
+template <typename T> T __shfl_xor_sync(unsigned, T value, int mask) {
+  return emulation::value_of<T>(emulation::exchange(value)[emulation::running_lane() ^ mask]);
+}
+
+template <typename T> T __shfl_sync(unsigned, T value, int from) {
+  return emulation::value_of<T>(emulation::exchange(value)[from]);
+}
+
+// Of warps that are whole.
+inline unsigned __ballot_sync(unsigned, bool vote) {
+  const auto &slots = emulation::exchange(vote);
+  unsigned votes = 0;
+  for (int lane = 0; lane < emulation::lanes; ++lane)
+    votes |= static_cast<unsigned>(emulation::value_of<bool>(slots[lane])) << lane;
+  return votes;
+}
+
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
 
 namespace fastdml::cuda {
 
