@@ -77,15 +77,15 @@ def batch_centroids(
     Reads the number of classes back from the device.
 
     Args:
-        rows: [B, D] embeddings of any length, float32 or float64.
+        rows: [B, D], what is averaged, float32 or float64: embeddings, or of length one, as ``kind`` says.
         labels: [B], int64.
-        kind: how they are averaged.
+        kind: what becomes of the mean.
         trusted: [B], bool: the samples that form centroids; None: all. A class without one has none.
     """
     classes, member_of = labels.unique(return_inverse=True)
     if trusted is not None:
         member_of = torch.where(trusted, member_of, -1)
-    sums = class_sums(kind.averaged(rows), member_of, len(classes))
+    sums = class_sums(rows, member_of, len(classes))
     counts = count_members(member_of, len(classes))
     points, place = kind.mean(sums, counts), torch.arange(len(classes), device=labels.device)
     if trusted is not None:

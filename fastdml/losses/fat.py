@@ -164,13 +164,15 @@ class FastApproximatedTripletLoss(MetricLoss):
     ) -> dict[str, RowLosses]:
         """The losses by name, of checked arguments."""
         rows = embeddings.to(accumulator(embeddings.dtype))
+        units = F.normalize(rows, dim=1) if self.closeness.normalised or self.kind.of_units else rows
         if self.bank is not None:
             self.bank.check_fits(embeddings, labels)
             centroids = self.bank.served()
             centroids = centroids._replace(points=centroids.points.to(rows.dtype))
         else:
-            centroids = batch_centroids(rows, labels, self.kind, trusted)
-        compared = F.normalize(rows, dim=1) if self.closeness.normalised else rows
+            averaged = units if self.kind.of_units else rows
+            centroids = batch_centroids(averaged, labels, self.kind, trusted)
+        compared = units if self.closeness.normalised else rows
         anchors = _anchors(compared, labels, soft, centroids, trusted, embeddings.dtype)
         found = self._hinges(anchors, centroids.points)
         if self.bank is not None and self.training:
