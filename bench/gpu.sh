@@ -14,6 +14,7 @@
 #   measure   device ceilings; time and peak memory of every contestant over N and D
 #   losses    the same for every pair loss, each against Multi-Similarity and pytorch-metric-learning
 #   proxies   the same for every loss with centres; SoftTriple over batch and classes against its dense form
+#   centroids the same for FAT, against its dense form and one product
 #   choices   tiles and blocks of the proxy engine's Triton kernels against others
 #   retrieve  the same for Recall@K, then of a set as large as Stanford Online Products
 #   profile   ncu over one large batch, where ncu is installed
@@ -26,8 +27,8 @@
 # BACKENDS        default: triton,cuda
 # ENGINES         what sanitize, prove and profile are about (default: pair,proxy)
 # SECONDS_LIMIT   seconds that `measure` may take (default: 480)
-# DRY             1: prove, measure, losses, proxies, choices and retrieve on the CPU with tiny sizes, to see that they
-#                 run
+# DRY             1: prove, measure, losses, proxies, centroids, choices and retrieve on the CPU with tiny sizes, to see
+#                 that they run
 # MEASURE         further arguments of bench.gpu.measure, such as "--widths 512 --dtypes bfloat16,float32"
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -127,6 +128,8 @@ proxies() {
   return "$status"
 }
 
+centroids() { contest fat; }
+
 choices() {
   local backend=triton
   [ -z "${DRY:-}" ] || backend=cpu
@@ -152,7 +155,7 @@ profile() {
   grep -E '_kernel|Duration|Throughput|Registers|Spill' "$logs/profile.txt" | head -120
 }
 
-measured="prove measure losses proxies choices retrieve"
+measured="prove measure losses proxies centroids choices retrieve"
 all="build doctor tests sanitize $measured profile"
 # shellcheck disable=SC2086
 if [ "$#" -eq 0 ]; then
