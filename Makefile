@@ -6,6 +6,8 @@ TORCH ?= torch==2.13.0
 # Which registers spill depends on Triton's version: the tests of the kernels hold for this one.
 TRITON ?= triton==3.8.0
 ARGS ?=
+# Processes that share the tests, each with one thread; 0: none but this.
+JOBS ?= auto
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
@@ -22,7 +24,7 @@ demo: $(READY)
 	@$(BIN)/fastdml demo $(ARGS)
 
 test: $(READY)
-	@$(BIN)/python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 check: lint test
 

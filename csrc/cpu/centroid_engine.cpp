@@ -20,6 +20,7 @@ FASTDML_KERNELS_FOR_THIS_CPU(CentroidKernels, centroid_kernels)
 namespace {
 
 constexpr int64_t most_block_rows = 256, least_block_rows = 32;
+constexpr int64_t wanted_blocks = 16;      // of few rows, however many threads share them
 constexpr int64_t tile_elements = 1 << 17; // 512 KB of fp32: a common L2
 constexpr int64_t gradient_rows = 512;     // of a block of the backward, whose columns are summed over it
 constexpr int64_t gradient_groups = 32;    // with sums of their own, however many threads there are
@@ -59,9 +60,8 @@ template <typename T> std::vector<T> squares_of(const T *w, int64_t count, int64
 template <typename T, typename Begin, typename Visit, typename Finish>
 void for_each_block(const CentroidProblem<T> &problem, const Begin &begin_rows, const Visit &visit,
                     const Finish &finish_rows) {
-  const int64_t threads = torch::stable::get_num_threads();
   const int64_t block =
-      std::clamp<int64_t>(divide_up(problem.rows, 4 * threads), least_block_rows, most_block_rows);
+      std::clamp<int64_t>(divide_up(problem.rows, wanted_blocks), least_block_rows, most_block_rows);
   const int64_t blocks = divide_up(problem.rows, block),
                 tile = std::min(problem.points, tile_elements / most_block_rows);
   torch::stable::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {

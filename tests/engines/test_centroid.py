@@ -127,6 +127,19 @@ def test_twice_the_same_bits(backend: str, name: str) -> None:
     assert torch.equal(neighbours(case, backend), neighbours(case, backend))
 
 
+@pytest.mark.parametrize("name", ["many points", "many rows"])
+def test_the_number_of_threads_does_not_matter(backend: str, name: str) -> None:
+    case, threads, found = make_case(name), torch.get_num_threads(), []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            found.append({**values_and_gradients(case, backend), "found": neighbours(case, backend)})
+    finally:
+        torch.set_num_threads(threads)
+    for key, value in found[0].items():
+        torch.testing.assert_close(value, found[1][key], rtol=1e-12, atol=1e-12, msg=key)
+
+
 @pytest.mark.parametrize("function", [hinge_sums, listed_distances])
 def test_a_second_derivative_is_refused_by_name(backend: str, function: object) -> None:
     case = make_case("plain")
