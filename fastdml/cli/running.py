@@ -95,7 +95,8 @@ def _print_result(result: RunResult, report: Path, console: Console) -> None:
             print(f"{name:<12}" + "".join(f"  R@{k} {100 * recall[k]:5.1f} %" for k in ks))
     if result.labels is not None and result.labels.precision_and_recall is not None:
         precision, share_found = result.labels.precision_and_recall
-        print(f"planted noise found by the teacher: precision {precision:.3f}, recall {share_found:.3f}")
+        told = f"precision {precision:.3f}, recall {share_found:.3f}" if share_found > 0 else "none"
+        print(f"planted noise found by the teacher: {told}")
     print(f"{result.status}; {result.outcome.steps_taken} steps, {result.seconds['total']:.0f} s in all")
     print(f"report: {report}")
 

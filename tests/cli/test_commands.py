@@ -70,6 +70,8 @@ def test_train_passes_every_setting_on(tmp_path, capsys, monkeypatch):
     words = "train --data glyphs --loss multi-similarity --steps 2 --batch 12 --samples-per-class 3 --seed 7"
     words += " --embedding-dim 9 --network-width 4 --learning-rate 0.01 --weight-decay 0.2 --warmup-steps 1"
     words += " --evaluations 1 --no-augment --backend reference --device cpu --seconds 99"
+    words += " --noise 0.1 --noise-kind several-ids --teacher-epochs 3 --teacher-rounds 1 --trust 0.4"
+    words += " --temperature 3"
     code, _, _ = call(capsys, *words.split(), "--out", str(out))
     assert code == 0
     assert json.loads((out / "config.json").read_text()) == {
@@ -89,10 +91,43 @@ def test_train_passes_every_setting_on(tmp_path, capsys, monkeypatch):
         "seed": 7,
         "backend": "reference",
         "device": "cpu",
+        "noise": 0.1,
+        "noise_kind": "several-ids",
+        "distill": False,
+        "teacher_epochs": 3,
+        "teacher_rounds": 1,
+        "trust": 0.4,
+        "temperature": 3.0,
     }
     code, _, errors = call(capsys, *words.split(), "--out", str(out))
     assert code == 2
     assert "already holds one" in errors
+
+
+def test_noise_is_planted_found_and_told(tmp_path, capsys):
+    """Two short runs of the real command; the second takes up the finished teacher of the first."""
+    out = tmp_path / "run"
+    words = "train --loss fat --distill --noise 0.2 --steps 2 --network-width 4 --evaluations 0"
+    words += " --teacher-epochs 1 --teacher-rounds 1 --trust 0.005 --backend reference"
+    code, output, _ = call(capsys, *words.split(), "--out", str(out))
+    assert code == 0
+    assert "teacher, round 1 of 1, epoch 1/1" in output
+    found = json.loads((out / "noise.json").read_text())
+    assert found["planted"]["noisy"] == 640
+    told = found["distilled"]
+    line = (
+        f"planted noise found by the teacher: precision {told['precision']:.3f}, recall {told['recall']:.3f}"
+    )
+    assert line in output
+    assert "<h2>Labels</h2>" in (out / "report.html").read_text()
+    code, output, _ = call(capsys, *words.split(), "--out", str(out), "--resume")
+    assert code == 0
+    assert "going on with the teacher in" in output
+    assert "teacher, round" not in output
+    assert json.loads((out / "noise.json").read_text()) == found
+    code, _, errors = call(capsys, *words.split(), "--resume")
+    assert code == 2
+    assert "resume needs the directory of the run in --out" in errors
 
 
 def test_the_demo_of_a_loss_with_centres_shows_them(tmp_path, capsys):
@@ -130,6 +165,9 @@ def test_samples_of_a_class_are_what_suits_the_loss_unless_asked(tmp_path, capsy
         (["train", "--loss", "soft-triple", "--batch", "3"], "error: batch must be a multiple of"),
         (["train", "--batch", "4096"], "error: batch needs 512 classes, but glyphs has only 200"),
         (["train", "--backend", "fortran"], "error: backend must be one of"),
+        (["train", "--distill"], "error: loss must take soft labels to be trained with distill, as fat, "),
+        (["train", "--resume"], "error: resume takes up an interrupted teacher: distill must be on"),
+        (["train", "--noise-kind", "wrong"], "error: noise_kind must be one of wrong-id, no-id, several-ids"),
         (["demo", "--steps", "0"], "error: steps must be at least 1, got 0"),
         (["demo", "--device", "tpu"], "error: device must be auto, cpu, cuda or cuda:<n>, got 'tpu'"),
     ],
