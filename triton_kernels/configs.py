@@ -146,32 +146,31 @@ PROXY_PACKED = 1 << 25
 PROXY_SIMILARITIES, PROXY_SAMPLES = 1 << 23, 4096
 # Classes are taken so many at a time, that rows of weights are aligned.
 PROXY_STEP = 16
-# Rows against points, of which rows keep the nearest; 128 registers let two programs share a multiprocessor,
-# so that one searches its tile while the other multiplies.
-NEAREST: Tiles = {
-    ("sm_80", "half"): [(None, Tile(128, 64, 64, 8, 3))],
+# Rows against points: keeping the nearest takes registers, and searching for them those of wider tiles.
+CENTROID: Tiles = {
+    ("sm_80", "half"): [(64, Tile(128, 32, 64, 8, 3)), (None, Tile(128, 64, 64, 8, 3))],
     ("sm_80", "tf32"): [(None, Tile(128, 64, 32, 8, 3))],
-    ("sm_80", "ieee"): [(None, Tile(128, 64, 32, 8, 2))],
-    ("sm_90", "half"): [(None, Tile(128, 128, 64, 8, 3, registers=128))],
+    ("sm_80", "ieee"): [(None, Tile(64, 32, 32, 8, 3))],
+    ("sm_90", "half"): [(None, Tile(128, 128, 64, 8, 4))],
     ("sm_90", "tf32"): [(None, Tile(128, 128, 32, 8, 3))],
-    ("sm_90", "ieee"): [(None, Tile(128, 64, 32, 8, 3))],
-    ("sm_100", "half"): [(None, Tile(128, 128, 64, 8, 3))],
+    ("sm_90", "ieee"): [(None, Tile(64, 32, 32, 8, 3))],
+    ("sm_100", "half"): [(None, Tile(128, 64, 64, 8, 4))],
     ("sm_100", "tf32"): [(None, Tile(128, 64, 32, 8, 3))],
-    ("sm_100", "ieee"): [(None, Tile(128, 64, 32, 8, 2))],
+    ("sm_100", "ieee"): [(None, Tile(64, 64, 32, 4, 2))],
     ("sm_120", "half"): [(None, Tile(128, 64, 64, 8, 3))],
     ("sm_120", "tf32"): [(None, Tile(128, 64, 32, 8, 3))],
-    ("sm_120", "ieee"): [(None, Tile(128, 64, 32, 8, 2))],
+    ("sm_120", "ieee"): [(None, Tile(64, 64, 32, 4, 2))],
     ("gfx942", "half"): [(None, Tile(128, 64, 64, 8, 2))],
-    ("gfx942", "ieee"): [(None, Tile(128, 64, 32, 8, 2))],
-    ("interpreter", "half"): [(None, Tile(32, 16, 64, 4, 1))],
-    ("interpreter", "ieee"): [(None, Tile(32, 16, 64, 4, 1))],
+    ("gfx942", "ieee"): [(None, Tile(64, 64, 32, 4, 2))],
+    ("interpreter", "half"): [(None, Tile(32, 32, 64, 4, 1))],
+    ("interpreter", "ieee"): [(None, Tile(32, 32, 64, 4, 1))],
 }
-# More nearest than this do not fit registers.
+# Nearest that a row keeps in registers.
 NEAREST_KEPT = 32
 # Inner products of a block from which more nearest are selected, 64 MB.
 CENTROID_PRODUCTS = 1 << 24
 # Inner products become weights where they lie; one tile fits the registers.
-HINGE_WEIGHTS = Tile(32, 128, 1, 4, 1)
+HINGE_WEIGHTS = Tile(16, 128, 1, 4, 1)
 # Inner products of a block of weights, 32 MB of 50 MB of L2, and its rows at most.
 HINGE_PRODUCTS, HINGE_ROWS = 1 << 23, 4096
 # Points are taken so many at a time, that rows of weights are aligned.
@@ -285,14 +284,9 @@ def proxy_block(samples: int, per_class: int) -> int:
     return max(PROXY_STEP, count // PROXY_STEP * PROXY_STEP)
 
 
-def nearest_tile(arch: str, dtype: torch.dtype, width: int, precision: str, kept: int) -> Tile:
-    """Tile of the sweep in which a row keeps ``kept`` points."""
-    return _shallow(_find(NEAREST, arch, _kind(dtype, precision), width), width)
-
-
-def hinge_tile(arch: str, dtype: torch.dtype, width: int, precision: str) -> Tile:
-    """Tile of the sweep for hinge sums, which are as light as sums over classes of one centre."""
-    return proxy_tile(arch, dtype, width, precision, 1)
+def centroid_tile(arch: str, dtype: torch.dtype, width: int, precision: str) -> Tile:
+    """Tile of the sweeps of rows over points."""
+    return _shallow(_find(CENTROID, arch, _kind(dtype, precision), width), width)
 
 
 def hinge_points(rows: int) -> int:

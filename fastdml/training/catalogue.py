@@ -94,6 +94,8 @@ def _mined(loss: nn.Module, miner: nn.Module) -> nn.Module:
     return MultipleLosses([loss], [miner])
 
 
+_FAT: Mapping[str, Any] = {"margin": 0.5, "radius_weight": 0.1, "negatives": "hardest:5"}
+
 LOSSES: Mapping[str, LossEntry] = {
     "multi-similarity": _of_pairs(
         lambda: MultiSimilarityLoss(epsilon=0.1),
@@ -133,9 +135,16 @@ LOSSES: Mapping[str, LossEntry] = {
         GeneralizedLiftedStructureLoss, "lifted structure in the form of one loss an anchor"
     ),
     "clustering": _of_pairs(ClusteringLoss, "the worst clustering of the batch against its classes"),
-    "fat": _of_pairs(FastApproximatedTripletLoss, "FAT: centroids of the batch instead of triplets"),
+    # The paper's radius weight of 1 is for a pretrained backbone; from scratch it draws everything together.
+    "fat": _of_pairs(
+        partial(FastApproximatedTripletLoss, **_FAT),
+        "FAT: the five nearest centroids of the batch (margin 0.5, radius weight 0.1)",
+    ),
     "fat-hybrid": _of_classes(
-        HybridFATLoss, "FAT with the cross-entropy of a classifier", 1, samples_per_class=8
+        partial(HybridFATLoss, classifier_weight=0.3, **_FAT),
+        "FAT with the cross-entropy of a classifier, of weight 0.3",
+        1,
+        samples_per_class=8,
     ),
     "n-pairs": _of_pairs(NPairsLoss, "one anchor and one positive of every class"),
     "nt-xent": _of_pairs(NTXentLoss, "NT-Xent, InfoNCE, of every positive pair (temperature 0.07)"),

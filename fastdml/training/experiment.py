@@ -127,7 +127,7 @@ def run_experiment(
     """
     if write_report is None:
         write_report = _built_in_report()
-    device = _device(config.device)
+    device = find_device(config.device)
     find_loss(config.loss)  # an unknown name is refused before anything is loaded
     dataset = find_dataset(config.data)
     if resume and overwrite:
@@ -135,11 +135,11 @@ def run_experiment(
     if resume:
         check_can_resume(config, Path(out))
     started = time.perf_counter()
-    with StopRequest() as stop, _backend(config.backend), torch.random.fork_rng():
+    with StopRequest() as stop, chosen_backend(config.backend), torch.random.fork_rng():
         display.on_phase(f"Loading {config.data}")
         train, test = dataset.load("train"), dataset.load("test")
         train, planted = plant(config, train)
-        _check_batch(config, train)
+        check_batch(config, train)
         torch.manual_seed(config.seed)
         model = make_network(config, train).to(device)
         work = LossWork(config.loss, config.embedding_dim, config.samples_per_class, train.num_classes)
@@ -175,7 +175,8 @@ def make_network(config: TrainConfig, train: Split) -> EmbeddingNetwork:
     return model
 
 
-def _check_batch(config: TrainConfig, train: Split) -> None:
+def check_batch(config: TrainConfig, train: Split) -> None:
+    """Raises ConfigError unless the classes of the split fill a batch."""
     _, sizes = torch.unique(train.labels, return_counts=True)
     if config.samples_per_class > int(sizes.min()) and not config.noise:  # with noise, images are repeated
         raise ConfigError(
@@ -327,7 +328,7 @@ def _built_in_report() -> Callable[[RunResult, RunDirectory], None]:
 
 
 @contextmanager
-def _backend(name: str | None) -> Iterator[None]:
+def chosen_backend(name: str | None) -> Iterator[None]:
     """The backend that was asked for; with None, what FASTDML_BACKEND says stays."""
     if name is not None and name not in BACKENDS:
         raise ConfigError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
@@ -335,7 +336,8 @@ def _backend(name: str | None) -> Iterator[None]:
         yield
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """The device of that name; one that is not here raises ConfigError."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

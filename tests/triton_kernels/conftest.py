@@ -11,12 +11,14 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "
 collect_ignore = (
     [
         "test_ahead_of_time.py",
+        "test_centroid_ahead_of_time.py",
         "test_proxy_ahead_of_time.py",
         "test_thresholds_ahead_of_time.py",
         "test_under_interpreter.py",
     ]
     if INTERPRETED
     else [
+        "test_centroid_interpreted.py",
         "test_pair_interpreted.py",
         "test_proxy_interpreted.py",
         "test_thresholds_interpreted.py",

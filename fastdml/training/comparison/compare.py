@@ -20,9 +20,7 @@ from fastdml.training.comparison.protocol import Protocol, commit
 from fastdml.training.comparison.results import write_results
 from fastdml.training.config import ConfigError
 from fastdml.training.environment import backend_of
-from fastdml.training.experiment import _backend as chosen_backend
-from fastdml.training.experiment import _check_batch as check_batch
-from fastdml.training.experiment import _device as find_device
+from fastdml.training.experiment import check_batch, chosen_backend, find_device
 from fastdml.training.loss_work import LossWork
 from fastdml.training.stopping import StopRequest
 
