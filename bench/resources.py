@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from fastdml.rules import EVERYTHING, Closeness
 from fastdml.rules.closeness import CODES
 from fastdml.triton_kernels import variants
+from fastdml.triton_kernels.centroid_variants import centroid_variants
 from fastdml.triton_kernels.rules import PAIR_TERMS
 
 DTYPES = {name: dtype for dtype, name in variants.NAMES.items()}
@@ -70,9 +71,15 @@ def _proxy(chosen: argparse.Namespace, arch: str, dtype: str, width: int) -> Var
             yield kind, variant
 
 
+def _centroid(chosen: argparse.Namespace, arch: str, dtype: str, width: int) -> Variants:
+    for variant in centroid_variants(arch, DTYPES[dtype], width, precision=chosen.precision):
+        yield "centroids", variant
+
+
 ENGINES: Mapping[str, Callable[[argparse.Namespace, str, str, int], Variants]] = {
     "pair": _pair,
     "proxy": _proxy,
+    "centroid": _centroid,
 }
 
 

@@ -3,7 +3,7 @@
     python -m tools.noise_study --out docs/figures
 
 Trains the built-in network on the built-in glyphs with 20 % wrong ids planted among the training labels, and
-without, by the triplet loss and by FAT, and by FAT with the labels that a teacher distils; several seeds each.
+without, by the triplet loss and by FAT, and by FAT with the labels that a teacher distils; several seeds.
 Recall@1 is that on unseen classes, whose labels are right. Every finished run is kept under runs/noise-study
 and is not repeated; about 25 minutes on two CPU cores. Writes noise-study.json and prints the table of
 docs/noisy-labels.md.

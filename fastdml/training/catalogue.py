@@ -134,7 +134,9 @@ LOSSES: Mapping[str, LossEntry] = {
     "generalised-lifted": _of_pairs(
         GeneralizedLiftedStructureLoss, "lifted structure in the form of one loss an anchor"
     ),
-    "clustering": _of_pairs(ClusteringLoss, "the worst clustering of the batch against its classes"),
+    "clustering": _of_pairs(
+        lambda: ClusteringLoss(gamma=32), "the worst clustering of the batch against its classes (gamma 32)"
+    ),
     # The paper's radius weight of 1 is for a pretrained backbone; from scratch it draws everything together.
     "fat": _of_pairs(
         partial(FastApproximatedTripletLoss, **_FAT),
