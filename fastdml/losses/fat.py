@@ -187,10 +187,14 @@ class FastApproximatedTripletLoss(MetricLoss):
             chosen = nearest_others(
                 anchors.rows, points, anchors.own, names, self._count, product=anchors.product
             )
-        listed = [anchors.own[:, None], anchors.places] + ([] if chosen is None else [chosen])
-        distances = listed_distances(anchors.rows, points, torch.cat(listed, dim=1))
-        to_own, to_places, to_chosen = distances.tensor_split([1, 1 + anchors.places.shape[1]], dim=1)
-        positive = (anchors.shares * to_places).sum(dim=1)
+        own = anchors.own[:, None]
+        listed = [own, *([] if anchors.soft is None else [anchors.places])]
+        distances = listed_distances(
+            anchors.rows, points, torch.cat(listed if chosen is None else [*listed, chosen], dim=1)
+        )
+        soft_end = sum(part.shape[1] for part in listed)
+        to_own, to_places, to_chosen = distances.tensor_split([1, soft_end], dim=1)
+        positive = to_own.squeeze(1) if anchors.soft is None else (anchors.shares * to_places).sum(dim=1)
         if chosen is not None:
             push = _weights_of(chosen, anchors)
             losses, mass = self._mean_hinge(positive, to_chosen, push)
