@@ -25,7 +25,7 @@
 # PYTHON          the interpreter that has torch (default: python3)
 # WHEELS          folder of wheels to install first, such as pytorch-metric-learning's; without it PML's rows say absent
 # BACKENDS        default: triton,cuda
-# ENGINES         what sanitize, prove and profile are about (default: pair,proxy)
+# ENGINES         what sanitize, prove and profile are about (default: pair,proxy,centroid)
 # SECONDS_LIMIT   seconds that `measure` may take (default: 480)
 # DRY             1: prove, measure, losses, proxies, centroids, choices and retrieve on the CPU with tiny sizes, to see
 #                 that they run
@@ -43,7 +43,7 @@ if [ -n "${DRY:-}" ]; then
   OUT="${OUT:-build/gpu-dry}"
 fi
 backends="${BACKENDS:-triton,cuda}"
-engines="${ENGINES:-pair,proxy}"
+engines="${ENGINES:-pair,proxy,centroid}"
 export PYTHONUNBUFFERED=1
 if [ -z "${FASTDML_COMMIT:-}" ] && commit="$(git rev-parse HEAD 2>/dev/null)"; then
   [ -z "$(git status --porcelain -- . ':!bench/results' ':!docs' ':!README.md')" ] || commit="$commit+"

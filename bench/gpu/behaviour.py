@@ -104,6 +104,7 @@ def _stream(setting: Setting, backend: str, make: Make) -> str:
 def _graph(setting: Setting, backend: str, make: Make, work: Workload) -> str:
     _need_gpu(setting)
     subject = make(work)
+    _need_no_wait(subject)
     with fastdml.use_backend(backend):
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -130,6 +131,7 @@ def _values(subject: Subject) -> list[Tensor]:
 def _sync(setting: Setting, backend: str, make: Make) -> str:
     _need_gpu(setting)
     subject = make(_small(setting))
+    _need_no_wait(subject)
     with fastdml.use_backend(backend):
         subject.step()
         torch.cuda.synchronize()
@@ -143,6 +145,7 @@ def _sync(setting: Setting, backend: str, make: Make) -> str:
 
 def _compiled(setting: Setting, backend: str, make: Make) -> str:
     subject = make(_small(setting))
+    _need_no_wait(subject)
     with fastdml.use_backend(backend):
         wanted = subject.step()
         torch._dynamo.reset()
@@ -169,3 +172,8 @@ def _autocast(setting: Setting, backend: str, make: Make) -> str:
 def _need_gpu(setting: Setting) -> None:
     if not setting.on_gpu:
         raise SkippedError("needs a GPU")
+
+
+def _need_no_wait(subject: Subject) -> None:
+    if subject.reads_back:
+        raise SkippedError(f"reads {subject.reads_back} back from the device")

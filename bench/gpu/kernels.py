@@ -20,7 +20,8 @@ import fastdml
 from bench.gpu.proof import ENGINES
 from bench.machine import ROOT
 from bench.proxy_peers import CENTRES, CLASSES
-from bench.workload import Workload
+from bench.workload import PER_CLASS, Workload
+from fastdml.engines.centroid import class_sums, hinge_sums, listed_distances, nearest_others
 from fastdml.engines.proxy import proxy_statistics
 from fastdml.losses import (
     BinomialDevianceLoss,
@@ -45,6 +46,8 @@ FAMILIES: tuple[PairLoss, ...] = (
 POOLS = (Centres(3, 0.1), Centres(3), Centres())
 """A class compared by all its centres, by the closest, and by the only one."""
 SMALL_CLASSES = 150
+NEAREST = (5, 40)
+"""As many as a row keeps on chip, and more."""
 SOURCES = {"triton": ("triton_kernels", r"^def (\w+_kernel)\("), "cuda": ("csrc/cuda", r"\b(\w+_kernel)\(")}
 
 
@@ -104,6 +107,38 @@ def run_proxies(
         raise FloatingPointError(f"{how} of {work} on {backend} is not finite")
 
 
+def run_centroids(
+    work: Workload, backend: str, classes: int = SMALL_CLASSES, product: torch.dtype | None = None
+) -> None:
+    """Forward and backward of the centroid engine on one batch.
+
+    Args:
+        work: the rows.
+        backend: runs it.
+        classes: the number of points, one a class; every row lists the first several times.
+        product: the dtype of products; None is the batch's.
+    """
+    embeddings, labels = work.make(requires_grad=False)
+    product = product or embeddings.dtype
+    labels, names = labels % classes, torch.arange(classes, device=work.device)
+    rows = F.normalize(embeddings.float(), dim=1).requires_grad_()
+    generator = torch.Generator(work.device).manual_seed(classes)
+    points = torch.randn(classes, work.width, generator=generator, device=work.device)
+    points = F.normalize(points, dim=1).requires_grad_()
+    with fastdml.use_backend(backend):
+        near = [nearest_others(rows, points, labels, names, k, product=product) for k in NEAREST]
+        apart = listed_distances(rows, points, torch.cat([labels[:, None], 0 * near[0], near[0]], dim=1))
+        hinges = hinge_sums(rows, points, labels, apart[:, 0], product=product)
+        sums = [class_sums(rows, labels, classes, dtype) for dtype in (torch.float32, torch.float64)]
+        value = apart.sum() + hinges.sum() + sum(one.square().sum() for one in sums)
+        found = torch.autograd.grad(value, (rows, points))
+    if not all(bool(one.isfinite().all()) for one in (value, *found)):
+        raise FloatingPointError(f"centroids of {work} on {backend} are not finite")
+    for chosen in near:
+        if bool(((chosen >= classes) | (chosen == labels[:, None])).any()):
+            raise IndexError(f"the nearest centroids of {work} on {backend} are none, or a row's own")
+
+
 def run_small(device: str, backend: str, dtypes: Sequence[str], engines: Sequence[str] = ENGINES) -> None:
     """All small batches; the first of every dtype with all kinds of terms, pools and layouts of centres."""
     for dtype in dtypes:
@@ -118,6 +153,10 @@ def run_small(device: str, backend: str, dtypes: Sequence[str], engines: Sequenc
                     run_proxies(work, backend, how._replace(columns=True))
                     if not number:
                         run_proxies(work, backend, how, centres=dtype)
+            if "centroid" in engines:
+                run_centroids(work, backend)
+                if not number:  # the weights of float16 alone are scaled, by a kernel of their own
+                    run_centroids(work, backend, product=torch.float16)
 
 
 def launched_kernels(device: str, backend: str, dtypes: Sequence[str]) -> set[str]:
@@ -148,6 +187,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run_step(work, options.backend)
         if "proxy" in engines:
             run_proxies(work, options.backend, Centres(CENTRES, 0.1, columns=True), CLASSES)
+        if "centroid" in engines:
+            run_centroids(work, options.backend, work.samples // PER_CLASS)
         return 0
     dtypes = (
         options.dtypes.split(",") if options.dtypes else DTYPES if options.device == "cuda" else ("float32",)

@@ -16,7 +16,7 @@ from bench.interleaved import status_of
 from bench.results import write_whole
 from fastdml.backends import registry
 
-ENGINES = ("pair", "proxy")
+ENGINES = ("pair", "proxy", "centroid")
 
 
 @dataclass(frozen=True)

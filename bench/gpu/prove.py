@@ -10,6 +10,8 @@ from pathlib import Path
 
 from bench.gpu.accuracy import accuracy
 from bench.gpu.behaviour import autocast, compiled, graph, repeat, stream, sync
+from bench.gpu.centroid_accuracy import centroid_accuracy
+from bench.gpu.centroid_overflow import centroid_overflow
 from bench.gpu.overflow import overflow
 from bench.gpu.proof import ENGINES, Check, Setting, run_checks, save
 from bench.gpu.proxy_accuracy import proxy_accuracy
@@ -27,6 +29,7 @@ CHECKS: dict[str, Check] = {
 OF_ENGINE: dict[str, dict[str, Check]] = {
     "pair": {"accuracy": accuracy, "overflow": overflow},
     "proxy": {"accuracy": proxy_accuracy, "overflow": proxy_overflow},
+    "centroid": {"accuracy": centroid_accuracy, "overflow": centroid_overflow},
 }
 NAMES = (*CHECKS, "accuracy", "overflow")
 

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 import fastdml
 from bench.gpu.proof import Setting, require_as_accurate
+from bench.gpu.rounding import rounded, with_rounded_gradient
 from fastdml.engines.proxy import proxy_statistics
 from fastdml.rules import Centres, ProxyStatistics
 
@@ -151,8 +151,8 @@ def _dense(batch: ProxyBatch, product: torch.dtype) -> ProxyStatistics:
     how = batch.how
     stored = batch.centres.T if how.columns else batch.centres
     stored = F.normalize(stored, dim=1) if how.normalised else stored
-    rows, units = _Rounded.apply(batch.rows, product), _Rounded.apply(stored, product)
-    similarities = _RoundedGradient.apply(rows @ units.T, product)
+    rows, units = rounded(batch.rows, product), rounded(stored, product)
+    similarities = with_rounded_gradient(rows @ units.T, product)
     pooled = how.pooled(similarities.unflatten(1, (-1, how.per_class)))
     own = batch.labels[:, None] == torch.arange(pooled.shape[1], device=pooled.device)
     return ProxyStatistics(
@@ -161,28 +161,3 @@ def _dense(batch: ProxyBatch, product: torch.dtype) -> ProxyStatistics:
         pooled.sum(dim=1),
         pooled.new_empty(0),
     )
-
-
-class _Rounded(torch.autograd.Function):
-    """Rounds to a dtype; gradients pass as they are."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, dtype: torch.dtype) -> Tensor:
-        return x.to(dtype).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0], None
-
-
-class _RoundedGradient(torch.autograd.Function):
-    """Passes numbers as they are, and rounds their gradients to a dtype."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
-        ctx.dtype = dtype
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0].to(ctx.dtype).to(grads[0].dtype), None
