@@ -31,9 +31,9 @@ def protocol_points(header: Mapping[str, Any]) -> list[tuple[str, str]]:
         (
             "Hyper-parameters",
             "Fixed beforehand, in the catalogue of losses; nothing is tuned here. Losses without learnt "
-            "centres have their defaults or a paper's. Scales, margins and rates of those with learnt "
-            "centres had been chosen for a few hundred steps on the built-in data, on held-out training "
-            "classes.",
+            "centres have their defaults or a paper's. Scales, margins, weights and rates of those with "
+            "learnt centres, of FAT and of the clustering loss had been chosen for a few hundred steps on "
+            "the built-in data, on held-out training classes.",
         ),
         (
             "Choosing a checkpoint",
