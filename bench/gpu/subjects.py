@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.blocked import EPSILON
+from bench.gpu.centroid_accuracy import CentroidBatch, undisputed_limits
 from bench.proxy_peers import CENTRES, CLASSES
 from bench.workload import PER_CLASS, Workload
-from fastdml.backends.dtypes import accumulator
 from fastdml.engines.centroid import class_sums, hinge_sums, listed_distances, nearest_others
 from fastdml.functional import multi_similarity
 from fastdml.losses import (
@@ -100,14 +100,17 @@ def _centroid_operators(work: Workload) -> Subject:
     points = torch.randn(classes, work.width, generator=generator, device=work.device)
     points = F.normalize(points, dim=1).requires_grad_()
     names = torch.arange(classes, device=work.device)
+    units = F.normalize(embeddings.detach().float(), dim=1)
+    batch = CentroidBatch(units, points.detach(), labels, NEAREST)
+    limits = undisputed_limits(batch, embeddings.dtype)  # compiled, the units are not the same in every bit
 
     def loss(embeddings: Tensor) -> Tensor:
         # products of 16 bits are asked for, not left to autocast
         with torch.autocast(work.device, enabled=False):
-            rows = F.normalize(embeddings.to(accumulator(embeddings.dtype)), dim=1)
+            rows = F.normalize(embeddings.float(), dim=1)
             near = nearest_others(rows, points, labels, names, NEAREST, product=embeddings.dtype)
             apart = listed_distances(rows, points, torch.cat([labels[:, None], near], dim=1))
-            hinges = hinge_sums(rows, points, labels, apart[:, 0], product=embeddings.dtype)
+            hinges = hinge_sums(rows, points, labels, limits, product=embeddings.dtype)
             sums = class_sums(rows, labels, classes)
             return hinges.mean() + apart.mean() + sums.square().mean()
 
