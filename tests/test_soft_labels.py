@@ -49,7 +49,16 @@ def test_narrow_dtypes_may_round_the_sum(dtype: torch.dtype) -> None:
     SoftLabels(torch.arange(3).expand(4, 3), shares)
 
 
+def test_they_are_constants() -> None:
+    shares = torch.ones(2, 1, requires_grad=True)
+    assert not SoftLabels(torch.zeros(2, 1, dtype=torch.int64), shares).shares.requires_grad
+
+
 ERRORS = [
+    (lambda: SoftLabels(torch.zeros(4, 0).long(), torch.zeros(4, 0)), "shares must name at least one class"),
+    (lambda: SoftLabels(torch.tensor([[-7]]), torch.ones(1, 1)), "classes must be at least 0, or -1"),
+    (lambda: SoftLabels(torch.tensor([[-1]]), torch.ones(1, 1)), "shares must be 0 where the class is -1"),
+    (lambda: SoftLabels.of(torch.eye(3))[1], r"rows must be indices \[M\], a mask or a slice, got 1"),
     (lambda: SoftLabels(torch.zeros(3), torch.zeros(3)), r"classes must be int64 \[N, S\]"),
     (lambda: SoftLabels(torch.zeros(3, 2).long(), torch.zeros(3, 1)), r"shares must be floating \[3, 2\]"),
     (

@@ -48,8 +48,9 @@ class FastApproximatedTripletLoss(MetricLoss):
 
     c_a is the centroid of the anchor's class, c run over those of other classes, d is the Euclidean distance
     of unit vectors (``distance=LpDistance(normalize_embeddings=False)``: of embeddings as they are) and R the
-    mean over the classes of the radius of their members. By the triangle inequality this bounds the loss over
-    all triplets, with one centroid a class instead of its samples. Yuan et al., arXiv 1912.07863.
+    mean over the classes of the radius of their members. By the triangle inequality this bounds the mean loss
+    of all triplets where classes are of one size, the radius is "max" and its weight at least 2; smaller
+    weights train by the same directions. Yuan et al., arXiv 1912.07863.
 
     A sample may have several classes with shares q: its distance to its own class is ``sum_c q_c d(a, c)``,
     and negatives are weighed by ``1 - q_c``. Classes without a centroid are left out of both, and the shares
@@ -107,17 +108,18 @@ class FastApproximatedTripletLoss(MetricLoss):
     ) -> None:
         super().__init__(**options)
         units = self.closeness.normalised
-        self.margin = _finite("margin", (0.1 if units else 1.0) if margin is None else margin)
-        self.radius_weight = _finite(
+        self.margin = finite("margin", (0.1 if units else 1.0) if margin is None else margin)
+        self.radius_weight = finite(
             "radius_weight", (1.0 if units else 0.1) if radius_weight is None else radius_weight
         )
+        self.threshold = finite("threshold", threshold)
         if radius not in RADII:
             raise InputError(f"radius must be one of {', '.join(RADII)}, got {radius!r}")
         if bank is not None and centroids not in (None, bank.kind_name):
             raise InputError(f"centroids must be those of the bank, {bank.kind_name!r}, got {centroids!r}")
         self.centroids = centroids or ("unit_of_mean_of_units" if units else "mean")
         self.kind = CentroidKind.named(self.centroids) if bank is None else bank.kind
-        self.radius, self.threshold, self.bank = radius, threshold, bank
+        self.radius, self.bank = radius, bank
         self.negatives, self._choice, self._count = negatives, *_choice(negatives)
 
     def forward(
@@ -139,8 +141,8 @@ class FastApproximatedTripletLoss(MetricLoss):
             indices_tuple: None: samples are compared with centroids, not with what a miner lists.
             ref_emb: None.
             ref_labels: None.
-            confidence: [B], how far each label is trusted; None is 1 for integer labels, the largest share
-                for soft ones.
+            confidence: [B], how far each label is trusted, floating, or bool for 1 and 0; None is 1 for
+                integer labels, the largest share for soft ones.
 
         Returns:
             A scalar; [B] for reducer "none"; or what a reducer of another making returns.
@@ -172,7 +174,11 @@ class FastApproximatedTripletLoss(MetricLoss):
         else:
             averaged = units if self.kind.of_units else rows
             centroids = batch_centroids(averaged, labels, self.kind, trusted)
-        compared = units if self.closeness.normalised else rows
+        compared = units
+        if not self.closeness.normalised:  # distances are the same, and keep their digits
+            middle = rows.detach().nan_to_num(0, 0, 0).mean(dim=0) if len(rows) else rows.new_zeros(())
+            compared = rows - middle
+            centroids = centroids._replace(points=centroids.points - middle)
         anchors = _anchors(compared, labels, soft, centroids, trusted, embeddings.dtype)
         found = self._hinges(anchors, centroids.points)
         if self.bank is not None and self.training:
@@ -184,9 +190,8 @@ class FastApproximatedTripletLoss(MetricLoss):
         chosen = None
         if self._choice == "hardest":
             names = torch.arange(len(points), device=points.device)
-            chosen = nearest_others(
-                anchors.rows, points, anchors.own, names, self._count, product=anchors.product
-            )
+            count = max(1, min(self._count, len(points)))
+            chosen = nearest_others(anchors.rows, points, anchors.own, names, count, product=anchors.product)
         own = anchors.own[:, None]
         listed = [own, *([] if anchors.soft is None else [anchors.places])]
         distances = listed_distances(
@@ -220,11 +225,13 @@ class FastApproximatedTripletLoss(MetricLoss):
 
     def _batch_hinge(self, anchors: _Anchors, positive: Tensor) -> tuple[Tensor, Tensor]:
         rows, labels = anchors.rows, anchors.labels
-        chosen = nearest_others(rows, rows, labels, labels, self._count, product=anchors.product)
+        count = max(1, min(self._count, len(rows)))
+        chosen = nearest_others(rows, rows, labels, labels, count, product=anchors.product)
         classes = labels[chosen.clamp_min(0)]
         weights = (chosen >= 0).to(rows.dtype)
         if anchors.soft is not None:
-            weights = weights - weights * _shares_of(classes, anchors.soft.classes, anchors.soft.shares)
+            shares = anchors.soft.shares.to(rows.dtype)
+            weights = weights - weights * _shares_of(classes, anchors.soft.classes, shares)
         return self._mean_hinge(positive, listed_distances(rows, rows, chosen), weights)
 
     def _all_hinges(
@@ -266,9 +273,11 @@ class FastApproximatedTripletLoss(MetricLoss):
     ) -> Tensor | None:
         if confidence is None:
             return None if soft is None else soft.shares.amax(dim=1) >= self.threshold
+        if confidence.dtype == torch.bool:
+            confidence = confidence.to(torch.float32)
         if confidence.shape != embeddings.shape[:1] or not confidence.is_floating_point():
             raise InputError(
-                f"confidence must be floating [{len(embeddings)}], got {confidence.dtype} "
+                f"confidence must be floating or bool [{len(embeddings)}], got {confidence.dtype} "
                 f"{list(confidence.shape)}"
             )
         return confidence >= self.threshold
@@ -283,8 +292,11 @@ class FastApproximatedTripletLoss(MetricLoss):
         hinges, radius = losses["loss"], losses["radius"]
         assert hinges.count is not None
         (kept,) = hinges.count.nonzero(as_tuple=True)
+        hinge = SingleLosses(hinges.total[kept], (kept,), "element")
+        if not len(kept):  # a mean of none is NaN to some reducers
+            hinge = SingleLosses(hinges.total.sum(), (), "already_reduced")
         return {
-            "loss": SingleLosses(hinges.total[kept], (kept,), "element"),
+            "loss": hinge,
             "radius": SingleLosses(radius.total, (), "already_reduced"),
         }
 
@@ -321,7 +333,8 @@ def _weights_of(chosen: Tensor, anchors: _Anchors) -> Tensor:
 
 def _shares_of(wanted: Tensor, named: Tensor, shares: Tensor) -> Tensor:
     """[B, k]: the shares of the wanted [B, k] among those named [B, S]; 0 for others."""
-    return (shares[:, None, :] * (wanted[:, :, None] == named[:, None, :])).sum(dim=2)
+    found = [(shares * (one[:, None] == named)).sum(dim=1) for one in wanted.unbind(dim=1)]
+    return torch.stack(found, dim=1)
 
 
 def _checked_labels(labels: Tensor | SoftLabels, embeddings: Tensor) -> tuple[Tensor, SoftLabels | None]:
@@ -349,14 +362,15 @@ def _choice(negatives: str) -> tuple[str, int]:
     name, colon, number = negatives.partition(":")
     if name in ("all", "mean") and not colon:
         return name, 0
-    if name in ("hardest", "batch") and number.isdigit() and int(number) >= 1:
+    if name in ("hardest", "batch") and number.isdecimal() and int(number) >= 1:
         return name, int(number)
     raise InputError(
         f"negatives must be 'all', 'mean', 'hardest:k' or 'batch:k' with k of at least 1, got {negatives!r}"
     )
 
 
-def _finite(name: str, value: float) -> float:
+def finite(name: str, value: float) -> float:
+    """The value; raises InputError unless it is a finite number."""
     if not math.isfinite(value):
         raise InputError(f"{name} must be a finite number, got {value!r}")
     return float(value)

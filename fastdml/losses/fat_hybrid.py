@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastdml.backends.dtypes import accumulator
 from fastdml.engines.proxy import proxy_statistics
 from fastdml.errors import InputError
-from fastdml.losses.fat import FastApproximatedTripletLoss
+from fastdml.losses.fat import FastApproximatedTripletLoss, finite
 from fastdml.losses.metric_loss import SingleLosses
 from fastdml.rules import Centres, RowLosses
 from fastdml.soft_labels import SoftLabels
@@ -49,7 +49,7 @@ class HybridFATLoss(FastApproximatedTripletLoss):
         if self.bank is not None and self.bank.num_classes != num_classes:
             raise InputError(f"bank must be one of {num_classes} classes, got {self.bank.num_classes}")
         self.num_classes, self.embedding_size = num_classes, embedding_size
-        self.classifier_weight = classifier_weight
+        self.classifier_weight = finite("classifier_weight", classifier_weight)
         self.classifier = nn.Linear(embedding_size, num_classes, bias=False)
 
     def losses(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from bank_cases import data, samples_served, streamed
+from bank_cases import data, epochs_of_uneven_batches, streamed, trained_by_ddp
 from ranks import Ranks
 
 from fastdml.losses import CentroidBank
@@ -30,5 +30,17 @@ def test_momentum_moves_by_the_batches_of_all_ranks(ranks: Ranks) -> None:
     torch.testing.assert_close(found[0], bank.centroids)
 
 
-def test_age_is_counted_in_samples_of_all_ranks(ranks: Ranks) -> None:
-    assert ranks(2, samples_served) == [20, 20]
+def test_every_rank_counts_its_own_epochs(ranks: Ranks) -> None:
+    assert ranks(2, epochs_of_uneven_batches) == [[50, 50, 50], [20, 20, 20]]
+
+
+def test_sums_survive_the_broadcasts_of_ddp(ranks: Ranks) -> None:
+    embeddings, labels = data()
+    seen = torch.cat([torch.arange(50)[rank::2][:16] for rank in range(2)])
+    bank = CentroidBank(8, 6)
+    bank.fill([data()])
+    bank.update(embeddings[seen], labels[seen])
+    bank.refresh()
+    found = ranks(2, trained_by_ddp)
+    assert torch.equal(*found)
+    torch.testing.assert_close(found[0], bank.centroids)

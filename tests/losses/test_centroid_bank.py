@@ -137,6 +137,55 @@ def test_a_bank_serves_one_epoch() -> None:
     loss(embeddings[:30], labels[:30])
 
 
+def test_doubtful_samples_count_for_the_length_of_an_epoch() -> None:
+    embeddings, labels = data()
+    confidence = (torch.arange(90) % 10 > 2).float()
+    loss = FATLoss(bank=CentroidBank(6, 8))
+    assert loss.bank is not None
+    loss.bank.fill([(embeddings, labels)])
+    for _ in range(3):
+        for rows in torch.arange(90).split(30):
+            loss(embeddings[rows], labels[rows], confidence=confidence[rows])
+        loss.bank.refresh()
+    kept = confidence > 0
+    wanted = means(embeddings[kept], labels[kept], "unit_of_mean_of_units")
+    torch.testing.assert_close(loss.bank.centroids.double(), wanted)
+
+
+@pytest.mark.parametrize("momentum", [None, 0.9])
+def test_to_fill_is_to_start_anew(momentum: float | None) -> None:
+    embeddings, labels = data()
+    bank = CentroidBank(6, 8, momentum=momentum)
+    bank.fill([(-embeddings, labels)])
+    kept = labels != 5
+    batches = zip(embeddings[kept].split(20), labels[kept].split(20), strict=True)
+    bank.fill(batches)
+    assert bank.known.tolist() == [True] * 5 + [False]
+    wanted = means(embeddings[kept], labels[kept], "unit_of_mean_of_units")
+    torch.testing.assert_close(bank.centroids[:5].double(), wanted)
+
+
+def test_sums_stay_float64_in_a_model_of_halves() -> None:
+    bank = CentroidBank(1, 1, centroids="mean").bfloat16()
+    for _ in range(300):
+        bank.update(torch.full((10, 1), 0.1), torch.zeros(10, dtype=torch.int64))
+    bank.refresh()
+    assert bank.centroids.item() == torch.tensor(0.1).bfloat16().item()
+
+
+def test_validation_in_inference_mode_leaves_training_alone() -> None:
+    embeddings, labels = data()
+    loss = FATLoss(bank=CentroidBank(6, 8))
+    assert loss.bank is not None
+    loss.bank.fill([(embeddings, labels)])
+    with torch.inference_mode():
+        before = loss.eval()(embeddings, labels)
+    rows = embeddings.clone().requires_grad_()
+    value = loss.train()(rows, labels)
+    value.backward()
+    assert value.item() == before.item()
+
+
 def test_all_is_in_the_state_dict() -> None:
     embeddings, labels = data()
     loss = HybridFATLoss(6, 8, bank=CentroidBank(6, 8))

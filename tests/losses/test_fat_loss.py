@@ -280,7 +280,59 @@ def test_hybrid_adds_the_cross_entropy_of_its_classifier(soft: bool) -> None:
     assert set(hybrid.state_dict()) == {"classifier.weight"}
 
 
+@pytest.mark.parametrize("negatives", ["hardest:100000", "batch:100000"])
+def test_more_negatives_than_there_are_is_all_of_them(negatives: str) -> None:
+    embeddings, labels = make_batch()
+    found = FATLoss(negatives=negatives)(embeddings, labels)
+    torch.testing.assert_close(found, FATLoss(negatives=negatives.replace("00000", "0"))(embeddings, labels))
+
+
+@pytest.mark.parametrize("negatives", ["all", "mean", "hardest:2", "batch:2"])
+def test_far_from_the_origin_distances_keep_their_digits(negatives: str) -> None:
+    embeddings, labels = make_batch()
+    loss = FATLoss(20.0, distance=PLAIN, negatives=negatives)
+    far = (embeddings + 1000).float().requires_grad_()
+    truth = far.detach().double().requires_grad_()
+    value, wanted = loss(far, labels), loss(truth, labels)
+    torch.testing.assert_close(value.double(), wanted, rtol=1e-5, atol=0)
+    for given in (value, wanted):
+        given.backward()
+    assert far.grad is not None
+    torch.testing.assert_close(far.grad.double(), truth.grad, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("negatives", ["all", "mean", "hardest:2", "batch:2"])
+def test_soft_labels_of_another_dtype_change_nothing_about_the_loss(negatives: str) -> None:
+    embeddings, labels = make_batch()
+    target = 0.9 * F.one_hot(labels, 60).double() + 0.1 / 60
+    for dtype in (torch.float64, torch.float32):
+        value = FATLoss(negatives=negatives)(embeddings.float(), SoftLabels.of(target.to(dtype), most=4))
+        assert value.dtype == torch.float32
+
+
+def test_confidence_may_be_a_mask() -> None:
+    embeddings, labels = make_batch()
+    mask = labels != 13
+    found = FATLoss()(embeddings, labels, confidence=mask)
+    assert torch.equal(found, FATLoss()(embeddings, labels, confidence=mask.double()))
+
+
+def test_reducers_of_another_making_survive_a_batch_of_one_class() -> None:
+    pml = pytest.importorskip("pytorch_metric_learning.reducers")
+
+    class Foreign(pml.MeanReducer):  # type: ignore[misc]
+        """One without a twin here."""
+
+    embeddings, labels = make_batch()
+    one_class = torch.zeros_like(labels)
+    found = FATLoss(reducer=Foreign())(embeddings, one_class)
+    torch.testing.assert_close(found, FATLoss()(embeddings, one_class))
+
+
 ERRORS = [
+    (lambda: FATLoss(threshold=math.nan), "threshold must be a finite number, got nan"),
+    (lambda: FATLoss(negatives="hardest:²"), "negatives must be"),
+    (lambda: HybridFATLoss(5, 4, classifier_weight=math.nan), "classifier_weight must be a finite number"),
     (lambda: FATLoss(negatives="hardest"), "negatives must be"),
     (lambda: FATLoss(negatives="hardest:0"), "negatives must be"),
     (lambda: FATLoss(negatives="all:3"), "negatives must be"),
@@ -294,7 +346,10 @@ ERRORS = [
     (lambda: FATLoss()(make_batch()[0], make_batch()[1][:-1]), r"labels must have shape \[24\]"),
     (lambda: FATLoss()(make_batch()[0], torch.full((24, 5), 0.3)), "labels must be distributions"),
     (lambda: FATLoss()(make_batch()[0], SoftLabels.of(torch.eye(5))), "labels must be those of 24 samples"),
-    (lambda: FATLoss()(*make_batch(), confidence=torch.ones(3)), r"confidence must be floating \[24\]"),
+    (
+        lambda: FATLoss()(*make_batch(), confidence=torch.ones(3)),
+        r"confidence must be floating or bool \[24\]",
+    ),
     (lambda: FATLoss()(*make_batch(), (1, 2, 3)), "indices_tuple, ref_emb and ref_labels must be None"),
 ]
 
