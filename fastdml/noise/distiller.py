@@ -25,7 +25,7 @@ AugmentInputs = Callable[[Tensor, torch.Generator], Tensor]
 
 
 class NoConfidentSamplesError(InputError):
-    """A teacher predicted no given label with the probability that is asked for."""
+    """A teacher predicted too few given labels with the probability that is asked for."""
 
 
 class DistillationInterruptedError(RuntimeError):
@@ -146,8 +146,8 @@ class LabelDistiller:
             InputError: labels or logits of another shape, dtype or range, a cross-entropy that is not finite,
                 or a checkpoint that other labels or settings made. ``temperature`` and ``most`` may differ:
                 training does not depend on them.
-            NoConfidentSamplesError: no sample reached the threshold after a round. The teacher is then as it
-                was when the round began.
+            NoConfidentSamplesError: no sample reached the threshold after the last round, or fewer than two
+                after another. The teacher is then as it was when the round began.
             DistillationInterruptedError: ``stop`` said so.
         """
         self._check_labels(labels)
@@ -229,11 +229,12 @@ class LabelDistiller:
             soft.append(SoftLabels.of((logits / self.temperature).softmax(dim=1), self.most).to("cpu"))
         probability = torch.cat(own)
         trusted = probability >= self.threshold
-        if not bool(trusted.any()):
+        least = 1 if progress.round == self.rounds else 2  # to train on: one alone has no batch statistics
+        if int(trusted.sum()) < least:
             if progress.before is not None:
                 self.teacher.load_state_dict(progress.before)
             raise NoConfidentSamplesError(
-                f"threshold must let some samples through, got {self.threshold!r}: after round "
+                f"threshold must let at least {least} samples through, got {self.threshold!r}: after round "
                 f"{progress.round} the most probable given label has {float(probability.max()):.3g}"
             )
         return DistilledLabels(

@@ -65,6 +65,12 @@ class LossEntry:
     center_rate: float | None = None
     samples_per_class: int = TrainConfig.samples_per_class
 
+    @property
+    def settings(self) -> str:
+        """All that a run with it depends on, in one line: its arguments, rates and batches."""
+        shown = " ".join(repr(self.make(2, 2)).split())
+        return f"{shown}, center_rate {self.center_rate}, samples_per_class {self.samples_per_class}"
+
 
 @dataclass(frozen=True)
 class DatasetEntry:

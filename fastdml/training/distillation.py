@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,6 +173,9 @@ def check_can_resume(config: TrainConfig, folder: Path) -> None:
     ]
     if differing:
         raise ConfigError("; ".join(differing))
+    metrics = folder / "metrics.json"
+    if metrics.exists() and json.loads(metrics.read_text(encoding="utf-8")).get("status") == "complete":
+        raise ConfigError(f"resume must be off: the run in {folder} is complete (overwrite starts it anew)")
 
 
 def remove_files(folder: Path) -> None:

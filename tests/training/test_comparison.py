@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from fastdml.losses import SoftTripleLoss
 from fastdml.retrieval import MissingPackageError
 from fastdml.training import ConfigError, catalogue
 from fastdml.training.catalogue import DATASETS, LOSSES, LossEntry
@@ -264,9 +265,15 @@ def test_another_version_or_device_is_another_protocol(go):
 
 def test_a_loss_that_changed_in_the_catalogue_is_refused(go, monkeypatch):
     go(["soft-triple"])
-    monkeypatch.setitem(LOSSES, "soft-triple", replace(LOSSES["soft-triple"], center_rate=7))
-    with pytest.raises(ConfigError, match=r"soft-triple must have .* \(2, 2\), got \(2, 7\)"):
-        go(["soft-triple"])
+    entry = LOSSES["soft-triple"]
+    changed = {
+        "got .* center_rate 7": replace(entry, center_rate=7),
+        "got .* la=3": replace(entry, make=lambda *sizes: SoftTripleLoss(*sizes, la=3)),
+    }
+    for message, other in changed.items():
+        monkeypatch.setitem(LOSSES, "soft-triple", other)
+        with pytest.raises(ConfigError, match=f"soft-triple must be as in the cells.*{message}"):
+            go(["soft-triple"])
 
 
 def test_a_loss_that_is_not_finite_is_a_failed_cell(go, broken):

@@ -113,6 +113,7 @@ def train_cell(
         recall=None if result is None else result.recall,
         nmi=None if result is None or result.clustering is None else result.clustering.nmi,
         failure=failure,
+        settings=entry.settings,
     )
 
 

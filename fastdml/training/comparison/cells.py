@@ -25,6 +25,7 @@ class Cell:
         recall: K -> Recall@K of those weights on the test classes; None where the cell failed.
         nmi: likewise; None where the cell failed.
         failure: why there is no result, or None.
+        settings: of the loss, as the catalogue had them.
     """
 
     loss: str
@@ -39,6 +40,7 @@ class Cell:
     recall: dict[int, float] | None = None
     nmi: float | None = None
     failure: str | None = None
+    settings: str | None = None
 
     @property
     def name(self) -> str:

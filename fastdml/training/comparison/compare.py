@@ -150,12 +150,11 @@ def _to_do(cells: Sequence[Cell], losses: Sequence[str], seeds: Sequence[int]) -
     for cell in cells:
         if cell.loss not in losses:
             continue
-        entry = find_loss(cell.loss)
-        before, now = ((one.samples_per_class, one.center_rate) for one in (cell, entry))
-        if before != now:
+        now = find_loss(cell.loss).settings
+        if cell.settings != now:
             raise ConfigError(
-                f"{cell.loss} must have the samples_per_class and center_rate of the cells that are there, "
-                f"{before}, got {now} (overwrite starts anew)"
+                f"{cell.loss} must be as in the cells that are there, {cell.settings}, got {now} (overwrite "
+                "starts anew)"
             )
     done = {(cell.loss, cell.seed) for cell in cells}
     return [(name, seed) for seed in seeds for name in losses if (name, seed) not in done]
