@@ -41,7 +41,10 @@ def run(name: str, seed: int, folder: Path) -> dict[str, Any]:
     if not _is_complete(out):
         samples = find_loss(ARMS[name]["loss"]).samples_per_class
         config = TrainConfig(steps=STEPS, evaluations=2, seed=seed, samples_per_class=samples, **ARMS[name])
-        run_experiment(config, out, PlainDisplay(), overwrite=out.exists(), panel_seconds=0)
+        overwrite = out.exists() and not config.distill  # a teacher goes on where it was
+        run_experiment(
+            config, out, PlainDisplay(), overwrite=overwrite, resume=config.distill, panel_seconds=0
+        )
     metrics = json.loads((out / "metrics.json").read_text())
     if metrics["status"] != "complete":
         raise SystemExit(f"{out} was not finished: {metrics['status']}")

@@ -98,7 +98,8 @@ def fit(
             last evaluation, after training, is the caller's.
         evaluation_seconds: what one such call takes, for keeping a time limit.
         distilled: of these images and classes. The loss is then given their soft labels, with a confidence of
-            1 where the given label is trusted and 0 elsewhere. Batches are drawn by the given labels.
+            1 where the given label is trusted and 0 elsewhere. Batches are drawn by the classes that the
+            teacher predicts, so that the centroid of an image's class is there.
 
     Raises:
         NonFiniteLossError: after the batch was saved.
@@ -107,12 +108,12 @@ def fit(
     peaks = [group["lr"] for group in optimiser.param_groups]
     classes = class_indices(split)
     sampler = ClassBalancedBatchSampler(
-        split.labels,
+        _balanced_by(classes, distilled, config.classes_per_batch),
         classes_per_batch=config.classes_per_batch,
         samples_per_class=config.samples_per_class,
         seed=config.seed,
         num_batches=config.steps,
-        replacement=config.noise > 0,  # planted noise leaves some classes with few images
+        replacement=config.noise > 0 or distilled is not None,  # some classes are left with few images
     )
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(config.seed)
@@ -187,6 +188,13 @@ def make_optimiser(model: nn.Module, loss: nn.Module, config: TrainConfig) -> to
 def class_indices(split: Split) -> Tensor:
     """int64 [N], the class of every image of a split, classes counted from 0 without gaps."""
     return torch.unique(split.labels, return_inverse=True)[1]
+
+
+def _balanced_by(classes: Tensor, distilled: DistilledLabels | None, least: int) -> Tensor:
+    """int64 [N], the class that each image is drawn by; a teacher that predicts too few is not followed."""
+    if distilled is None or distilled.predicted.unique().numel() < least:
+        return classes
+    return distilled.predicted
 
 
 def _affordable(evaluations: int, each: float, seconds: float | None) -> int:
