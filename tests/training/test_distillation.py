@@ -14,8 +14,6 @@ from fastdml.noise import DistilledLabels, NoConfidentSamplesError
 from fastdml.soft_labels import SoftLabels
 from fastdml.training import ConfigError, TrainConfig, catalogue
 from fastdml.training.catalogue import LossEntry
-from fastdml.training.checkpoint import read_tensors
-from fastdml.training.loop import class_indices
 from fastdml.training.run import read_lines
 
 # few enough epochs not to learn 48 labels by heart
@@ -127,12 +125,9 @@ def test_the_loss_is_given_the_soft_labels_of_its_batch(distilled_run, soft_loss
 
 
 def test_a_teacher_draws_no_numbers_of_the_student(distilled_run, run):
-    with_teacher, path = distilled_run(out="first", steps=1)
-    without, other = run(out="second", loss="soft", noise=0.2, steps=1, **TEACHER)
+    with_teacher, _ = distilled_run(out="first", steps=1)
+    without, _ = run(out="second", loss="soft", noise=0.2, steps=1, **TEACHER)
     assert with_teacher.rows["untrained"] == without.rows["untrained"]
-    # the first step has another loss and the same images: their statistics are the same
-    first, second = (read_tensors(folder / "weights.safetensors")[0] for folder in (path, other))
-    assert torch.equal(first["blocks.0.2.running_mean"], second["blocks.0.2.running_mean"])
 
 
 def test_noise_is_planted_for_any_loss(run):
