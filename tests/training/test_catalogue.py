@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fastdml import losses
-from fastdml.losses import MultipleLosses, PairLoss, ProxyLoss
+from fastdml.losses import HybridFATLoss, MultipleLosses, PairLoss, ProxyLoss
 from fastdml.losses.centered import CenteredLoss
 from fastdml.training import NonFiniteLossError, catalogue
 from fastdml.training.catalogue import LOSSES, LossEntry
@@ -43,7 +43,8 @@ def least_value(name: str) -> float:
 def test_every_loss_of_the_package_has_an_entry():
     shipped = {getattr(losses, name) for name in losses.__all__}
     abstract = {PairLoss, losses.RuleLoss, ProxyLoss}
-    trained = {kind for kind in shipped if issubclass(kind, PairLoss | CenteredLoss)} - abstract
+    others = losses.FATLoss | losses.ClusteringLoss
+    trained = {kind for kind in shipped if issubclass(kind, PairLoss | CenteredLoss | others)} - abstract
     assert {type(bare_loss(name)) for name in LOSSES} == trained
 
 
@@ -55,7 +56,7 @@ def test_entries_differ_and_say_what_they_are():
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_with_centres_are_made_for_the_classes_and_the_width(name):
     loss = LOSSES[name].make(CLASSES, 6)
-    assert isinstance(loss, CenteredLoss) == (name in CENTERED)
+    assert isinstance(loss, CenteredLoss | HybridFATLoss) == (name in CENTERED)
     if name in CENTERED:
         assert (loss.num_classes, loss.embedding_size) == (CLASSES, 6)
 
