@@ -61,7 +61,7 @@ THEMES = {
         },
     ),
 }
-ALIASES = {"faiss-cpu": "pml", "topk": "blocked"}
+ALIASES = {"faiss-cpu": "pml", "topk": "blocked", "product": "compiled"}
 MARKERS = {"own": "o", "second": "o", "compiled": "s", "blocked": "D", "dense": "^", "pml": "v"}
 
 

@@ -10,6 +10,11 @@ import torch
 from pair_batches import BATCHES, Batch, make_batch
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The interpreter takes longest and runs in processes of its own: first, so that nothing waits for it."""
+    items.sort(key=lambda item: item.path.name != "test_under_interpreter.py")
+
+
 @pytest.fixture(params=BATCHES)
 def batch(request: pytest.FixtureRequest) -> Batch:
     """Every batch in turn."""
