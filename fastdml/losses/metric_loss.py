@@ -149,10 +149,10 @@ class MetricLoss(nn.Module):
         return loss + self.embedding_regularizer(embeddings) * self.embedding_reg_weight
 
     def extra_repr(self) -> str:
-        kinds = [
-            kind for kind in type(self).__mro__ if issubclass(kind, MetricLoss) and kind is not MetricLoss
-        ]
-        names = [name for kind in kinds for name in inspect.signature(kind.__init__).parameters]
+        names: list[str] = []
+        for kind in type(self).__mro__:
+            if issubclass(kind, MetricLoss) and kind is not MetricLoss and "__init__" in vars(kind):
+                names += inspect.signature(kind.__init__).parameters
         values = {name: getattr(self, name, None) for name in names}
         shown = [f"{name}={value}" for name, value in values.items() if isinstance(value, int | float | str)]
         return ", ".join(shown)

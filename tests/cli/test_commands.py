@@ -120,6 +120,10 @@ def test_noise_is_planted_found_and_told(tmp_path, capsys):
     )
     assert line in output
     assert "<h2>Labels</h2>" in (out / "report.html").read_text()
+    code, _, errors = call(capsys, *words.split(), "--out", str(out), "--resume")
+    assert code == 2
+    assert "is complete (overwrite starts it anew)" in errors
+    (out / "metrics.json").unlink()  # as if the student had not come to its end
     code, output, _ = call(capsys, *words.split(), "--out", str(out), "--resume")
     assert code == 0
     assert "going on with the teacher in" in output
