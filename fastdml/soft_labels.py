@@ -75,9 +75,7 @@ class SoftLabels:
         if most is not None and most < 1:
             raise InputError(f"most must be at least 1, got {most}")
         check_distributions("probabilities", probabilities)
-        count = probabilities.shape[1]
-        shares, classes = probabilities.detach().topk(count if most is None else min(most, count), dim=1)
-        return _made(classes, shares / shares.sum(dim=1, keepdim=True))
+        return largest_shares(probabilities, most)
 
     @property
     def labels(self) -> Tensor:
@@ -104,6 +102,13 @@ class SoftLabels:
         columns = torch.where(known, self.classes, 0)
         shares = torch.where(known, self.shares, 0)
         return shares.new_zeros(len(self), num_classes).scatter_add(1, columns, shares)
+
+
+def largest_shares(probabilities: Tensor, most: int | None = None) -> SoftLabels:
+    """:meth:`SoftLabels.of` for probabilities that were found to be distributions."""
+    count = probabilities.shape[1]
+    shares, classes = probabilities.detach().topk(count if most is None else min(most, count), dim=1)
+    return _made(classes, shares / shares.sum(dim=1, keepdim=True))
 
 
 def _made(classes: Tensor, shares: Tensor) -> SoftLabels:

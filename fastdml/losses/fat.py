@@ -18,7 +18,7 @@ from fastdml.losses.centroid_bank import CentroidBank
 from fastdml.losses.centroids import CentroidKind, Centroids, batch_centroids, count_members
 from fastdml.losses.metric_loss import MetricLoss, SingleLosses
 from fastdml.rules import RowLosses
-from fastdml.soft_labels import SoftLabels, check_distributions
+from fastdml.soft_labels import SoftLabels, check_distributions, largest_shares
 
 RADII = ("max", "mean")
 
@@ -345,7 +345,7 @@ def _checked_labels(labels: Tensor | SoftLabels, embeddings: Tensor) -> tuple[Te
         if labels.ndim != 2 or len(labels) != len(embeddings):
             raise InputError(f"soft labels must have shape [{len(embeddings)}, C], got {list(labels.shape)}")
         check_distributions("labels", labels)
-        labels = SoftLabels.of(labels)
+        labels = largest_shares(labels)
     if not isinstance(labels, SoftLabels):
         raise InputError(f"labels must be a tensor or SoftLabels, got {type(labels).__name__}")
     if len(labels) != len(embeddings):
