@@ -2,8 +2,8 @@
 
 `fastdml.losses` holds the loss modules, `fastdml.miners` their lazy miners, `fastdml.functional` the same as
 functions, `fastdml.rules` what losses are made of, `fastdml.gpw` their pair weights, `fastdml.recipes` how
-papers trained with them, `fastdml.noise` labels that are partly wrong. All are imported when they are first
-used, torch with them.
+papers trained with them, `fastdml.noise` labels that are partly wrong; `CachedGradients` are those of batches
+larger than memory. All are imported when they are first used, torch with them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         training,
     )
     from fastdml.backends.registry import available_backends, use_backend
+    from fastdml.cached_gradients import CachedGradients
     from fastdml.errors import BackendError, InputError, RuleError
     from fastdml.soft_labels import SoftLabels
 
@@ -46,6 +47,7 @@ _SUBMODULES = (
 )
 _NAMES = {
     "BackendError": "errors",
+    "CachedGradients": "cached_gradients",
     "InputError": "errors",
     "RuleError": "errors",
     "SoftLabels": "soft_labels",
@@ -55,6 +57,7 @@ _NAMES = {
 
 __all__ = [
     "BackendError",
+    "CachedGradients",
     "InputError",
     "RuleError",
     "SoftLabels",

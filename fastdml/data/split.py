@@ -30,7 +30,8 @@ class Split:
 
     Attributes:
         name: for messages and files, such as "glyphs/test".
-        images: uint8 [N, C, H, W], a tensor or an `ImageStore`.
+        images: uint8 [N, C, H, W], a tensor or an `ImageStore`; or features that another network has made of
+            them, float32 [N, F].
         labels: int64 [N], an index into `class_names`. Training splits count from 0 without gaps.
         class_names: one name a class, for all classes of the data set.
         is_query: bool [N].
@@ -75,8 +76,15 @@ class Split:
         return int(torch.unique(self.labels).numel())
 
     def batch(self, index: Tensor) -> Tensor:
-        """Images at `index`, int64 [n], as float32 [n, C, H, W] in [0, 1]."""
-        return self.images[index].to(torch.float32).div_(255.0)
+        """Images at `index`, int64 [n], as float32 [n, C, H, W] in [0, 1]; features as they are."""
+        return as_inputs(self.images[index])
+
+
+def as_inputs(images: Tensor) -> Tensor:
+    """What a network is given: float32 [n, C, H, W] in [0, 1] of uint8 images, features as they are."""
+    if images.dtype == torch.uint8:
+        return images.to(torch.float32).div_(255.0)
+    return images.to(torch.float32)
 
 
 def _check_column(name: str, column: Tensor, size: int, dtype: torch.dtype) -> None:

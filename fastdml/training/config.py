@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from fastdml.errors import InputError
-from fastdml.noise import KINDS, NoiseKind
+from fastdml.noise import NoiseKind
+from fastdml.training.config_checks import ConfigError, check, size_of
 
-
-class ConfigError(InputError):
-    """A setting of a run that cannot work; the message names it, what it was and what is accepted."""
+__all__ = ["ConfigError", "TrainConfig", "known_settings"]
 
 
 @dataclass(frozen=True)
@@ -21,23 +20,53 @@ class TrainConfig:
     """Settings of one run.
 
     Attributes:
-        data: name of a data set, see `fastdml.training.catalogue.DATASETS`.
+        data: name of a built-in data set, see `fastdml.training.catalogue.DATASETS`, or the path of one.
+        layout: of the files at that path, a name of `fastdml.data.layouts.LAYOUTS`, or "auto".
+        image_size: side of the images that the network is given, "224" or height and width as "256x128";
+            None: 224 for files; images that are stored in memory have their own.
+        fit: "crop" cuts the middle of an image out to fit the size, "stretch" keeps all of it.
+        on_unreadable: whether an image that cannot be read or is missing stops the run ("stop") or is left
+            out and reported ("skip").
+        workers: processes that read images; None: one less than there are cores, at most 8. Images that are
+            stored in memory need none.
         loss: name of a loss, see `fastdml.training.catalogue.LOSSES`.
+        loss_options: arguments of the loss that differ from the catalogue's.
+        memory: embeddings of past batches that a pair loss compares with too, see
+            :class:`fastdml.losses.CrossBatchMemory`; 0: none.
         steps: optimiser steps; the learning-rate schedule is laid out over them.
         seconds: limit on the training time, evaluations included, in seconds; None for no limit. See
             `fastdml.training.schedule.StepBudget` for what it does to the schedule. A teacher is not counted.
-        batch: images a step, a multiple of ``samples_per_class``.
+        batch: images a step, over all processes; a multiple of ``samples_per_class``.
+        chunk: images that go through the network at once; None: all that this process has of a batch. With
+            more than one chunk gradients are cached, see :class:`fastdml.CachedGradients`.
         samples_per_class: images of each class in a batch, at least 2.
+        categories_per_batch: super-classes that the classes of a batch are taken from; 0: drawn without
+            regard to them.
+        network: "small", "head" (of features that are there already), "efficientnet-lite0", "timm:<name>", or
+            "<module>:<name>" of any class or function that makes a module.
+        network_options: arguments for making it.
+        weights: safetensors file that the network starts from; None: as it is made.
+        freeze: "nothing", "batch-norm" (its statistics stay), or "backbone" (only the last layer learns).
         embedding_dim: width of the embedding.
-        network_width: channels of the network's first block.
-        learning_rate: peak rate of AdamW.
-        weight_decay: decoupled, on weight matrices only.
+        network_width: channels of the small network's first block.
+        optimiser: "adamw", "adam" or "sgd" (momentum 0.9).
+        learning_rate: its peak.
+        head_rate: learning rate of the embedding layer on a backbone, over that of the backbone.
+        center_rate: learning rate of the loss's centres, over that of the network; None: the catalogue's.
+        weight_decay: on weight matrices only; decoupled in AdamW.
+        schedule: "cosine", "constant", or "step": the rate is multiplied by ``decay_factor`` every
+            ``decay_every`` steps.
+        decay_every: see ``schedule``.
+        decay_factor: see ``schedule``.
         warmup_steps: steps over which the rate rises linearly from 0.
+        precision: "fp32", or "bf16" or "fp16" under autocast.
         evaluations: how often Recall@K is measured during training, for the curve.
         augment: whether training images are perturbed.
         seed: of the initial weights, the batches and the augmentation.
         backend: name of a fastdml backend, or None for the best that can run.
         device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:<n>".
+        checkpoint_every: steps from one checkpoint to the next; 0: only where the run is interrupted.
+        tensorboard: whether curves are written for TensorBoard too.
         noise: share of the training images that get a wrong label on purpose, from 0 to below 1.
         noise_kind: one of `fastdml.noise.KINDS`.
         distill: whether a teacher makes soft labels of the training labels first, see
@@ -49,21 +78,43 @@ class TrainConfig:
     """
 
     data: str = "glyphs"
+    layout: str = "auto"
+    image_size: str | None = None
+    fit: str = "crop"
+    on_unreadable: str = "stop"
+    workers: int | None = None
     loss: str = "multi-similarity"
+    loss_options: Mapping[str, Any] = field(default_factory=dict)
+    memory: int = 0
     steps: int = 500
     seconds: float | None = None
     batch: int = 128
+    chunk: int | None = None
     samples_per_class: int = 8
+    categories_per_batch: int = 0
+    network: str = "small"
+    network_options: Mapping[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    freeze: str = "nothing"
     embedding_dim: int = 64
     network_width: int = 32
+    optimiser: str = "adamw"
     learning_rate: float = 5e-3
+    head_rate: float = 1.0
+    center_rate: float | None = None
     weight_decay: float = 0.05
+    schedule: str = "cosine"
+    decay_every: int = 1000
+    decay_factor: float = 0.1
     warmup_steps: int = 20
+    precision: str = "fp32"
     evaluations: int = 6
     augment: bool = True
     seed: int = 0
     backend: str | None = None
     device: str = "auto"
+    checkpoint_every: int = 200
+    tensorboard: bool = False
     noise: float = 0.0
     noise_kind: NoiseKind = "wrong-id"
     distill: bool = False
@@ -73,39 +124,17 @@ class TrainConfig:
     temperature: float = 2.0
 
     def __post_init__(self) -> None:
-        _at_least("steps", self.steps, 1)
-        _at_least("samples_per_class", self.samples_per_class, 2)
-        _at_least("embedding_dim", self.embedding_dim, 1)
-        _at_least("network_width", self.network_width, 1)
-        _at_least("warmup_steps", self.warmup_steps, 0)
-        _at_least("evaluations", self.evaluations, 0)
-        _at_least("seed", self.seed, 0)
-        _at_least("teacher_epochs", self.teacher_epochs, 1)
-        _at_least("teacher_rounds", self.teacher_rounds, 0)
-        if self.seconds is not None and not self.seconds > 0:
-            raise ConfigError(f"seconds must be None or above 0, got {self.seconds}")
-        if self.batch < 2 * self.samples_per_class or self.batch % self.samples_per_class:
-            raise ConfigError(
-                f"batch must be a multiple of samples_per_class ({self.samples_per_class}) that holds at "
-                f"least two classes, got {self.batch}"
-            )
-        if not self.learning_rate > 0:
-            raise ConfigError(f"learning_rate must be above 0, got {self.learning_rate}")
-        if not self.weight_decay >= 0:
-            raise ConfigError(f"weight_decay must be at least 0, got {self.weight_decay}")
-        if not 0 <= self.noise < 1:
-            raise ConfigError(f"noise must be a share from 0 to below 1, got {self.noise}")
-        if self.noise_kind not in KINDS:
-            raise ConfigError(f"noise_kind must be one of {', '.join(KINDS)}, got {self.noise_kind!r}")
-        if not 0 <= self.trust <= 1:
-            raise ConfigError(f"trust must be a probability from 0 to 1, got {self.trust}")
-        if not 0 < self.temperature < math.inf:
-            raise ConfigError(f"temperature must be above 0, got {self.temperature}")
+        check(self)
 
     @property
     def classes_per_batch(self) -> int:
         """Classes in a batch."""
         return self.batch // self.samples_per_class
+
+    @property
+    def pixels(self) -> tuple[int, int] | None:
+        """``image_size`` as (height, width); None: not set."""
+        return None if self.image_size is None else size_of(self.image_size)
 
     def to_dict(self) -> dict[str, Any]:
         """All settings, ready for JSON."""
@@ -118,13 +147,19 @@ class TrainConfig:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path} must be the config.json of a run: {error}") from error
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ConfigError(f"{path} has settings that do not exist: {', '.join(unknown)}")
-        return cls(**values)
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path} must be the config.json of a run, got {type(values).__name__}")
+        return cls(**known_settings(values, str(path)))
 
 
-def _at_least(name: str, value: int, lowest: int) -> None:
-    if value < lowest:
-        raise ConfigError(f"{name} must be at least {lowest}, got {value}")
+def known_settings(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The settings, if all exist; raises ConfigError with the nearest names of those that do not."""
+    names = [setting.name for setting in fields(TrainConfig)]
+    wrong = []
+    for name in values:
+        if name not in names:
+            near = get_close_matches(name, names, n=1)
+            wrong.append(f"{name!r}" + (f" (near it: {near[0]})" if near else ""))
+    if wrong:
+        raise ConfigError(f"{where} has settings that do not exist: {', '.join(wrong)}")
+    return dict(values)
