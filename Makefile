@@ -6,6 +6,7 @@ TORCH ?= torch==2.13.0
 # Which registers spill depends on Triton's version: the tests of the kernels hold for this one.
 TRITON ?= triton==3.8.0
 ARGS ?=
+EXTRAS := train,images,glyphs,backbones,export,tensorboard,examples,dev,triton
 # Processes that share the tests, each with one thread; 0: none but this.
 JOBS ?= auto
 
@@ -58,7 +59,7 @@ $(PACKAGES): pyproject.toml setup.py
 	@echo "installing $(TORCH)"
 	@$(PIP) install "$(TORCH)"
 	@echo "installing fastdml with its extras, building the native extension"
-	@$(PIP) install -e '.[train,dev,triton]' "$(TORCH)" "$(TRITON)"
+	@$(PIP) install -e '.[$(EXTRAS)]' "$(TORCH)" "$(TRITON)"
 	@rm -f .venv/.packages-* .venv/.ready-*
 	@touch $@
 

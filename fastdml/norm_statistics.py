@@ -77,41 +77,38 @@ class _Norm:
         assert mean is not None
         assert variance is not None
         self.module, self.mean, self.variance = module, mean, variance
-        self.before = mean.clone(), variance.clone()
-        self.momentum, self.batches = module.momentum, _count(module)
+        self.momentum, self.batches = module.momentum, module.num_batches_tracked
         self.sums = torch.zeros(2 * mean.numel(), dtype=torch.float64, device=mean.device)
 
     def open(self) -> None:
-        """Let the running statistics become those of the next batch alone."""
-        self.module.momentum = 1.0
+        """Put other tensors in place of the running statistics: they become those of the next batch alone.
+
+        Others, since a graph that is still to be run backward keeps what it saw.
+        """
+        module = self.module
+        module.momentum = 1.0
+        module.running_mean, module.running_var = self.mean.clone(), self.variance.clone()
+        module.num_batches_tracked = None if self.batches is None else self.batches.clone()
 
     @torch.no_grad()
     def close(self, rows: int) -> None:
-        self.module.momentum = self.momentum
-        self.sums += torch.cat([self.mean, self.variance]).double() * rows
-        self._restore(self.batches)
-
-    def _restore(self, batches: Tensor | None) -> None:
-        self.mean.copy_(self.before[0])
-        self.variance.copy_(self.before[1])
-        if batches is not None and self.module.num_batches_tracked is not None:
-            self.module.num_batches_tracked.copy_(batches)
+        module = self.module
+        assert module.running_mean is not None
+        assert module.running_var is not None
+        self.sums += torch.cat([module.running_mean, module.running_var]).double() * rows
+        module.momentum, module.num_batches_tracked = self.momentum, self.batches
+        module.running_mean, module.running_var = self.mean, self.variance
 
     @torch.no_grad()
     def update(self, found: Tensor, any_rows: Tensor) -> None:
         """``found`` [2 C]: mean and variance of the batch; without any row nothing changes."""
-        batches = None if self.batches is None else self.batches + any_rows
-        self._restore(batches)
+        if self.batches is not None:
+            self.batches += any_rows
         step: Tensor | float | None = self.momentum
         if step is None:
-            assert batches is not None
-            step = 1 / batches.clamp_min(1)
+            assert self.batches is not None
+            step = 1 / self.batches.clamp_min(1)
         mean, variance = found.split(self.mean.numel())
         for running, new in ((self.mean, mean), (self.variance, variance)):
             moved = running + step * (new.to(running.dtype) - running)
             running.copy_(torch.where(any_rows, moved, running))
-
-
-def _count(module: _BatchNorm) -> Tensor | None:
-    count = module.num_batches_tracked
-    return None if count is None else count.clone()

@@ -19,7 +19,7 @@ from fastdml.recipes import parameter_groups
 from fastdml.training.config import TrainConfig
 from fastdml.training.evaluation import embed, retrieve
 from fastdml.training.network import EmbeddingNetwork
-from fastdml.training.schedule import learning_rate_factor
+from fastdml.training.schedule import RateSchedule
 
 Library = Literal["fastdml", "pytorch_metric_learning"]
 LIBRARIES: tuple[Library, ...] = ("pytorch_metric_learning", "fastdml")
@@ -116,7 +116,7 @@ def train(
     model.train()
     for step, rows in enumerate(sampler):
         for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * learning_rate_factor(step, config.steps, config.warmup_steps)
+            group["lr"] = config.learning_rate * RateSchedule(warmup_steps=config.warmup_steps).factor(step, config.steps)
         optimiser.zero_grad(set_to_none=True)
         embeddings = model(augment(train_split.batch(rows), generator))
         value, gradient, took = _loss_step(loss, embeddings, train_split.labels[rows])

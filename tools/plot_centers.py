@@ -33,8 +33,9 @@ from fastdml.losses import SoftTripleLoss
 from fastdml.training.centers import DELTAS, CenterHistory
 from fastdml.training.config import TrainConfig
 from fastdml.training.evaluation import embed, retrieve
-from fastdml.training.experiment import make_network
-from fastdml.training.loop import StepRecord, class_indices, fit
+from fastdml.training.backbones import make_network
+from fastdml.training.batches import class_indices
+from fastdml.training.loop import StepRecord, fit
 from fastdml.training.run import RunDirectory
 from fastdml.training.stopping import StopRequest
 
@@ -73,6 +74,9 @@ class Watcher:
 
     def on_step(self, record: StepRecord, steps: int) -> None:
         self._advance()
+
+    def on_chunk(self, done: int, total: int) -> None:
+        """Small batches have one."""
 
     def on_note(self, text: str) -> None:
         del text

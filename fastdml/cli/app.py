@@ -8,8 +8,12 @@ import typer
 
 import fastdml
 from fastdml.cli.compare import compare
+from fastdml.cli.data import data_app
 from fastdml.cli.demo import demo
 from fastdml.cli.doctor import doctor
+from fastdml.cli.embed import embed
+from fastdml.cli.evaluate import evaluate
+from fastdml.cli.export import export
 from fastdml.cli.train import train
 
 app = typer.Typer(
@@ -17,7 +21,11 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(train)
+app.command()(evaluate)
+app.command()(embed)
+app.command()(export)
 app.command()(compare)
+app.add_typer(data_app, name="data")
 app.command(help="Tell what is installed, what was built, and which backend would run and why.")(doctor)
 
 

@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fastdml.cli import options
-from fastdml.errors import BackendError, InputError
-from fastdml.retrieval import MissingPackageError
+from fastdml.cli.running import errors_told
 from fastdml.training.catalogue import LOSSES
 from fastdml.training.comparison import Outcome, Protocol
 from fastdml.training.comparison import compare as run_comparison
@@ -22,24 +21,18 @@ from fastdml.training.config import ConfigError
 
 
 def compare(
-    data: options.Data = Protocol.data,
+    data: options.BuiltInData = Protocol.data,
     losses: Annotated[
         str, typer.Option(help="Losses with commas between them; all of them by default.", show_default=False)
     ] = "",
     seeds: Annotated[int, typer.Option(help="How many: 0, 1, 2, ...")] = 3,
     steps: options.Steps = Protocol.steps,
-    batch: Annotated[int, typer.Option(help="Images a step, of every loss.")] = Protocol.batch,
-    embedding_dim: Annotated[int, typer.Option(help="Width of the embedding.")] = Protocol.embedding_dim,
-    network_width: Annotated[
-        int, typer.Option(help="Channels of the network's first block.")
-    ] = Protocol.network_width,
-    learning_rate: Annotated[
-        float, typer.Option(help="Peak learning rate of the network.")
-    ] = Protocol.learning_rate,
-    weight_decay: Annotated[float, typer.Option(help="Decoupled weight decay.")] = Protocol.weight_decay,
-    warmup_steps: Annotated[
-        int, typer.Option(help="Steps over which the rate rises.")
-    ] = Protocol.warmup_steps,
+    batch: options.Batch = Protocol.batch,
+    embedding_dim: options.EmbeddingDim = Protocol.embedding_dim,
+    network_width: options.NetworkWidth = Protocol.network_width,
+    learning_rate: options.LearningRate = Protocol.learning_rate,
+    weight_decay: options.WeightDecay = Protocol.weight_decay,
+    warmup_steps: options.WarmupSteps = Protocol.warmup_steps,
     evaluations: Annotated[
         int, typer.Option(help="How often the held-out training classes are looked at, to keep the best.")
     ] = Protocol.evaluations,
@@ -62,7 +55,7 @@ def compare(
     """
     names = [name.strip() for name in losses.split(",") if name.strip()] or list(LOSSES)
     console = Console()
-    try:
+    with errors_told():
         if seeds < 1:
             raise ConfigError(f"seeds must be at least 1, got {seeds}")
         protocol = Protocol(
@@ -81,19 +74,10 @@ def compare(
         outcome = run_comparison(
             protocol, names, range(seeds), out, make_display(console), overwrite=overwrite
         )
-    except InputError as error:
-        raise _failed(error, 2) from error
-    except (BackendError, MissingPackageError, OSError) as error:
-        raise _failed(error, 1) from error
     _print(outcome, console)
     print(f"page: {(out / 'index.html').resolve()}")
     if outcome.signal_name is not None and outcome.to_come:
         raise typer.Exit(128 + signal.Signals[outcome.signal_name].value)
-
-
-def _failed(error: Exception, code: int) -> typer.Exit:
-    typer.echo(f"error: {error}", err=True)
-    return typer.Exit(code)
 
 
 def _print(outcome: Outcome, console: Console) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from fastdml.cli import options
-from fastdml.cli.running import run_and_show
+from fastdml.cli.running import errors_told, run_and_show
 from fastdml.training.config import TrainConfig
 from fastdml.training.run import RunDirectory
+from fastdml.training.settings import merge_settings
 
 
 def demo(
@@ -33,4 +34,6 @@ def demo(
         "backend": backend,
         "device": device,
     }
-    run_and_show(settings, out or RunDirectory.unused("runs/demo"), overwrite, panel_seconds, open_report)
+    with errors_told():
+        target = out or RunDirectory.unused("runs/demo")
+        run_and_show(merge_settings(given=settings), target, overwrite, panel_seconds, open_report)

@@ -1,4 +1,4 @@
-"""What `demo` and `train` share: run, say what came out, open the report, choose the exit code."""
+"""What the commands share: run, say what came out or went wrong, open the report, choose the exit code."""
 
 from __future__ import annotations
 
@@ -6,49 +6,50 @@ import os
 import signal
 import sys
 import webbrowser
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from fastdml.data.loading import WorkerError
 from fastdml.errors import BackendError, InputError
-from fastdml.training.catalogue import find_loss
+from fastdml.retrieval import MissingPackageError
 from fastdml.training.config import TrainConfig
-from fastdml.training.experiment import RunResult, run_experiment
+from fastdml.training.experiment import run_experiment
 from fastdml.training.loop import NonFiniteLossError
 from fastdml.training.progress import make_display
+from fastdml.training.run_result import RunResult
+
+
+@contextmanager
+def errors_told() -> Iterator[None]:
+    """Turns errors that say what is wrong into one line and an exit code: 2 for an argument, 1 for others."""
+    try:
+        yield
+    except InputError as error:
+        raise _failed(error, 2) from error
+    except (BackendError, MissingPackageError, NonFiniteLossError, WorkerError, OSError) as error:
+        raise _failed(error, 1) from error
 
 
 def run_and_show(
-    settings: Mapping[str, object],
+    config: TrainConfig,
     out: Path,
     overwrite: bool,
     panel_seconds: float,
     open_report: bool,
     resume: bool = False,
 ) -> None:
-    """Train with the settings of a TrainConfig, print the result and where its report is.
-
-    Where ``samples_per_class`` is absent or None, it is what suits the loss.
-    """
+    """Train, print the result and where its report is, and exit with the code of a signal that ended it."""
     console = Console()
-    try:
-        config = TrainConfig(**_suited(settings))
-        result = run_experiment(
-            config,
-            out,
-            make_display(console),
-            overwrite=overwrite,
-            resume=resume,
-            panel_seconds=panel_seconds,
-        )
-    except InputError as error:
-        raise _failed(error, 2) from error
-    except (BackendError, NonFiniteLossError, OSError) as error:
-        raise _failed(error, 1) from error
+    result = run_experiment(
+        config, out, make_display(console), overwrite=overwrite, resume=resume, panel_seconds=panel_seconds
+    )
+    if result is None:
+        return  # another process has it
     report = (out / "report.html").resolve()
     _print_result(result, report, console)
     if open_report and desktop_is_there():
@@ -66,12 +67,6 @@ def desktop_is_there(environment: Mapping[str, str] | None = None, platform: str
     if platform in ("darwin", "win32"):
         return True
     return bool(environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY"))
-
-
-def _suited(settings: Mapping[str, object]) -> dict[str, Any]:
-    if settings.get("samples_per_class") is not None:
-        return dict(settings)
-    return {**settings, "samples_per_class": find_loss(str(settings["loss"])).samples_per_class}
 
 
 def _failed(error: Exception, code: int) -> typer.Exit:

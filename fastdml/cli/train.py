@@ -2,74 +2,61 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import Annotated
+import os
+from pathlib import Path
 
 import typer
 
 from fastdml.cli import options
-from fastdml.cli.running import run_and_show
-from fastdml.training.config import TrainConfig
+from fastdml.cli.running import errors_told, run_and_show
+from fastdml.training.config import ConfigError, TrainConfig
 from fastdml.training.run import RunDirectory
+from fastdml.training.settings import merge_settings
+from fastdml.training.settings_text import OPTIONS, to_toml
 
 
 def train(
+    context: typer.Context,
+    config_file: options.ConfigFile = None,
+    assignments: options.Assignments = None,
+    print_config: options.PrintConfig = False,
     data: options.Data = TrainConfig.data,
+    layout: options.Layout = TrainConfig.layout,
+    image_size: options.ImageSize = TrainConfig.image_size,
+    on_unreadable: options.OnUnreadable = TrainConfig.on_unreadable,
+    workers: options.Workers = TrainConfig.workers,
     loss: options.Loss = TrainConfig.loss,
+    memory: options.Memory = TrainConfig.memory,
     steps: options.Steps = TrainConfig.steps,
     seconds: options.Seconds = TrainConfig.seconds,
-    batch: Annotated[int, typer.Option(help="Images a step.")] = TrainConfig.batch,
-    samples_per_class: Annotated[
-        int | None, typer.Option(help="Images of each class in a batch; by default what suits the loss.")
-    ] = None,
-    embedding_dim: Annotated[int, typer.Option(help="Width of the embedding.")] = TrainConfig.embedding_dim,
-    network_width: Annotated[
-        int, typer.Option(help="Channels of the network's first block.")
-    ] = TrainConfig.network_width,
-    learning_rate: Annotated[
-        float, typer.Option(help="Peak learning rate of the network; centres of classes take a multiple.")
-    ] = TrainConfig.learning_rate,
-    weight_decay: Annotated[float, typer.Option(help="Decoupled weight decay.")] = TrainConfig.weight_decay,
-    warmup_steps: Annotated[
-        int, typer.Option(help="Steps over which the rate rises.")
-    ] = TrainConfig.warmup_steps,
-    evaluations: Annotated[
-        int, typer.Option(help="How often Recall@K is measured while training.")
-    ] = TrainConfig.evaluations,
-    augment: Annotated[
-        bool, typer.Option("--augment/--no-augment", help="Perturb the training images.")
-    ] = TrainConfig.augment,
+    batch: options.Batch = TrainConfig.batch,
+    chunk: options.Chunk = TrainConfig.chunk,
+    samples_per_class: options.SamplesPerClass = None,
+    repeat_images: options.RepeatImages = TrainConfig.repeat_images,
+    network: options.Network = TrainConfig.network,
+    weights: options.Weights = TrainConfig.weights,
+    freeze: options.Freeze = TrainConfig.freeze,
+    embedding_dim: options.EmbeddingDim = TrainConfig.embedding_dim,
+    network_width: options.NetworkWidth = TrainConfig.network_width,
+    learning_rate: options.LearningRate = TrainConfig.learning_rate,
+    weight_decay: options.WeightDecay = TrainConfig.weight_decay,
+    warmup_steps: options.WarmupSteps = TrainConfig.warmup_steps,
+    precision: options.Precision = TrainConfig.precision,
+    evaluations: options.Evaluations = TrainConfig.evaluations,
+    augment: options.Augment = TrainConfig.augment,
     seed: options.Seed = TrainConfig.seed,
     backend: options.Backend = TrainConfig.backend,
     device: options.Device = TrainConfig.device,
-    noise: Annotated[
-        float, typer.Option(help="Share of the training images that get a wrong label on purpose.")
-    ] = TrainConfig.noise,
-    noise_kind: Annotated[
-        str,
-        typer.Option(help="Another class; an image of no class; a second copy under another class."),
-    ] = TrainConfig.noise_kind,
-    distill: Annotated[
-        bool,
-        typer.Option(
-            "--distill", help="Train a teacher first and take its soft labels; --seconds does not limit it."
-        ),
-    ] = TrainConfig.distill,
-    teacher_epochs: Annotated[
-        int, typer.Option(help="Epochs of each of the teacher's rounds.")
-    ] = TrainConfig.teacher_epochs,
-    teacher_rounds: Annotated[
-        int, typer.Option(help="The teacher's rounds on the images whose label it trusts.")
-    ] = TrainConfig.teacher_rounds,
-    trust: Annotated[
-        float, typer.Option(help="Least probability of a given label that the teacher trusts.")
-    ] = TrainConfig.trust,
-    temperature: Annotated[
-        float, typer.Option(help="Softens the teacher's predictions.")
-    ] = TrainConfig.temperature,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the interrupted teacher of the run in --out.")
-    ] = False,
+    checkpoint_every: options.CheckpointEvery = TrainConfig.checkpoint_every,
+    tensorboard: options.Tensorboard = TrainConfig.tensorboard,
+    noise: options.Noise = TrainConfig.noise,
+    noise_kind: options.NoiseKind = TrainConfig.noise_kind,
+    distill: options.Distill = TrainConfig.distill,
+    teacher_epochs: options.TeacherEpochs = TrainConfig.teacher_epochs,
+    teacher_rounds: options.TeacherRounds = TrainConfig.teacher_rounds,
+    trust: options.Trust = TrainConfig.trust,
+    temperature: options.Temperature = TrainConfig.temperature,
+    resume: options.Resume = False,
     out: options.Out = None,
     overwrite: options.Overwrite = False,
     panel_seconds: options.PanelSeconds = 0.0,
@@ -77,14 +64,38 @@ def train(
 ) -> None:
     """Train an embedding, evaluate it on unseen classes and write a report.
 
+    Settings come from --config, then from the options that are given, then from --set; every setting has a
+    --set. `torchrun` or `accelerate launch` starts it on several devices.
+
     The run's directory gets config.json, log.jsonl, evaluations.jsonl, metrics.json, weights.safetensors,
-    loss.safetensors where the loss learns something, and report.html; with --noise or --distill also
-    noise.json, and with --distill labels.safetensors and teacher.pt. Ctrl-C and SIGTERM end it after the
-    current step with all of them in place.
+    loss.safetensors where the loss learns something, checkpoints/, and report.html; with --noise or --distill
+    also noise.json, and with --distill labels.safetensors and teacher.pt. Ctrl-C and SIGTERM end it after the
+    current step with all of them in place; --resume goes on.
     """
-    given = locals()
-    settings = {field.name: given[field.name] for field in fields(TrainConfig)}
-    if resume and out is None:
-        raise typer.BadParameter("resume needs the directory of the run in --out")
-    target = out or RunDirectory.unused(f"runs/{data}-{loss}")
-    run_and_show(settings, target, overwrite, panel_seconds, open_report, resume)
+    words = locals()
+    given = {name: words[name] for name in OPTIONS if _is_given(context, name)}
+    with errors_told():
+        if resume and out is None:
+            raise ConfigError("resume needs the directory of the run in --out")
+        resumed = _settings_in(out) if resume and out is not None else None
+        config = merge_settings(config_file, given, assignments or (), resumed)
+        if print_config:
+            typer.echo(to_toml(config), nl=False)
+            return
+        run_and_show(config, out or _new_directory(config), overwrite, panel_seconds, open_report, resume)
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
+
+
+def _settings_in(out: Path) -> dict[str, object] | None:
+    path = out / "config.json"
+    return TrainConfig.read(path).to_dict() if path.exists() else None
+
+
+def _new_directory(config: TrainConfig) -> Path:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("out must name the directory of the run where several processes train it")
+    return RunDirectory.unused(f"runs/{Path(config.data).stem}-{config.loss}")

@@ -47,7 +47,7 @@ class ClassBalancedBatchSampler(Sampler[Tensor]):
         num_batches: int | None = None,
         replacement: bool = False,
     ) -> None:
-        _check_labels(labels)
+        check_integers("labels", labels)
         counts = {"classes_per_batch": classes_per_batch, "samples_per_class": samples_per_class}
         for name, count in {**counts, "num_batches": 1 if num_batches is None else num_batches}.items():
             if count < 1:
@@ -95,14 +95,8 @@ class ClassBalancedBatchSampler(Sampler[Tensor]):
         """
         if not 0 <= number < self.num_batches:
             raise ValueError(f"number must lie in [0, {self.num_batches}), got {number}")
-        per_round = len(self._members) // self.classes_per_batch
-        order = torch.randperm(
-            len(self._members), generator=_generator(self.seed, epoch, 0, number // per_round)
-        )
-        first = number % per_round * self.classes_per_batch
-        generator = _generator(self.seed, epoch, 1, number)
-        chosen = order[first : first + self.classes_per_batch].tolist()
-        return torch.cat([self._draw(self._members[c], generator) for c in chosen])
+        generator = generator_of(self.seed, epoch, 1, number)
+        return torch.cat([self._draw(self._members[c], generator) for c in self._classes(number, epoch)])
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         """Move to batch `start_batch` of `epoch`; num_batches itself is allowed and means its end.
@@ -133,6 +127,14 @@ class ClassBalancedBatchSampler(Sampler[Tensor]):
                 raise ValueError(f"{name} must be {mine} as in this sampler, got a state with {state[name]}")
         self.set_epoch(state["epoch"], state["start_batch"])
 
+    def _classes(self, number: int, epoch: int) -> list[int]:
+        """The P classes of batch `number`, as positions among the sorted labels."""
+        per_round = len(self._members) // self.classes_per_batch
+        generator = generator_of(self.seed, epoch, 0, number // per_round)
+        order = torch.randperm(len(self._members), generator=generator)
+        first = number % per_round * self.classes_per_batch
+        return order[first : first + self.classes_per_batch].tolist()
+
     def _identity(self) -> dict[str, int]:
         return {
             "seed": self.seed,
@@ -149,14 +151,15 @@ class ClassBalancedBatchSampler(Sampler[Tensor]):
         return members[order[: self.samples_per_class]]
 
 
-def _check_labels(labels: Tensor) -> None:
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise TypeError(f"labels must be an integer tensor, got {labels.dtype}")
-    if labels.dim() != 1 or labels.numel() == 0:
-        raise ValueError(f"labels must have shape [N] with N at least 1, got {list(labels.shape)}")
+def check_integers(name: str, column: Tensor) -> None:
+    """Refuse what is not an integer tensor [N] with N at least 1."""
+    if column.is_floating_point() or column.is_complex() or column.dtype == torch.bool:
+        raise TypeError(f"{name} must be an integer tensor, got {column.dtype}")
+    if column.dim() != 1 or column.numel() == 0:
+        raise ValueError(f"{name} must have shape [N] with N at least 1, got {list(column.shape)}")
 
 
-def _generator(*parts: int) -> torch.Generator:
+def generator_of(*parts: int) -> torch.Generator:
     """A generator whose seed depends on every part and on their order."""
     state = 0
     for part in parts:

@@ -87,6 +87,14 @@ def as_inputs(images: Tensor) -> Tensor:
     return images.to(torch.float32)
 
 
+def reads_files(images: Tensor | ImageStore) -> bool:
+    """Whether a split's images are read from files, directly or through another store."""
+    if isinstance(images, Tensor):
+        return False
+    inner = getattr(images, "images", None)
+    return hasattr(images, "paths") or (inner is not None and reads_files(inner))
+
+
 def _check_column(name: str, column: Tensor, size: int, dtype: torch.dtype) -> None:
     if tuple(column.shape) != (size,):
         raise ValueError(f"{name} must have shape [{size}], got {list(column.shape)}")

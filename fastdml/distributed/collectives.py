@@ -1,7 +1,8 @@
 """What ranks exchange, differentiable: rows gathered from all ranks, and sums over them.
 
 Every rank computes the same loss from what is gathered, so that a gradient that arrives from the loss is
-already the same on every rank. Only what a rank computed from its own centres is a part, to be summed.
+already the same on every rank. Only what a rank computed from its own centres, or of its own anchors, is a
+part, to be summed.
 """
 
 from __future__ import annotations
@@ -78,14 +79,53 @@ class GatheredValues(torch.autograd.Function):
     """Values of all ranks, of which every rank has the whole gradient."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, parts: Parts) -> Tensor:
-        ctx.parts = parts
+    def forward(ctx: Any, rows: Tensor, parts: Parts, factor: int = 1) -> Tensor:
+        """[sum of counts, ...]; this rank's gradient is multiplied by ``factor``."""
+        ctx.parts, ctx.factor = parts, factor
         return gathered(rows, parts)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        return ctx.parts.own(grad), None
+        own = ctx.parts.own(grad)
+        return own if ctx.factor == 1 else own * ctx.factor, None, None
+
+
+class AnchorsAndCandidates(torch.autograd.Function):
+    """This rank's embeddings and those of all ranks, of which every rank has a part of the gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, parts: Parts, dtype: torch.dtype, factor: int
+    ) -> tuple[Tensor, Tensor]:
+        """[n, D] and [sum of counts, D]; gradients of both are summed in ``dtype``, then multiplied by
+        ``factor`` and rounded once.
+        """
+        ctx.parts, ctx.sums, ctx.dtype, ctx.factor = parts, dtype, rows.dtype, factor
+        return rows.view_as(rows), gathered(rows, parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_anchors: Tensor, grad_candidates: Tensor) -> tuple[Any, ...]:
+        summed = summed_own(grad_candidates.to(ctx.sums), ctx.parts) + grad_anchors.to(ctx.sums)
+        return (summed * ctx.factor).to(ctx.dtype), None, None, None
+
+
+class WithSummedGradients(torch.autograd.Function):
+    """Parameters, the same on all ranks, of whose gradient every rank has a part; these are summed."""
+
+    @staticmethod
+    def forward(ctx: Any, group: dist.ProcessGroup | None, *parameters: Tensor) -> tuple[Tensor, ...]:
+        ctx.group = group
+        return tuple(parameter.view_as(parameter) for parameter in parameters)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        summed = [grad.clone(memory_format=torch.contiguous_format) for grad in grads]
+        for grad in summed:
+            dist.all_reduce(grad, group=ctx.group)
+        return None, *summed
 
 
 class LogSumExpAndSum(torch.autograd.Function):

@@ -47,22 +47,52 @@ def gather_batch(
     Raises:
         InputError: another rank has announced an error, or has other centres or another dtype.
     """
+    embeddings, parts, weighted = divided(embeddings, group, weighted=weights is not None, centers=centers)
+    wide = accumulator(embeddings.dtype)
+    if weighted:
+        weights = embeddings.new_ones(len(embeddings)) if weights is None else weights
+        weights = GatheredValues.apply(weights.to(wide), parts)
+    return GlobalBatch(
+        GatheredEmbeddings.apply(embeddings, parts, wide, factor), gathered(labels, parts), weights
+    )
+
+
+def divided(
+    embeddings: Tensor,
+    group: dist.ProcessGroup | None,
+    *,
+    weighted: bool = False,
+    centers: int = 0,
+    form: int = 0,
+) -> tuple[Tensor, Parts, bool]:
+    """How the ranks divide the global batch; each calls it, or :func:`announce_error`.
+
+    Args:
+        embeddings: [b, D] of this rank.
+        group: the ranks.
+        weighted: whether this rank gives weights.
+        centers: how many the loss has on all ranks together, which must agree.
+        form: in what form labels and all else are given, as a number that must agree.
+
+    Returns:
+        The embeddings, which take part in a backward where those of any rank do; the parts; and whether any
+        rank gives weights.
+
+    Raises:
+        InputError: another rank has announced an error, or gives what does not go with this rank's.
+    """
     needs = embeddings.requires_grad and torch.is_grad_enabled()
     dtype = FLOAT_DTYPES.index(embeddings.dtype)
-    own = _Header(0, len(embeddings), int(needs), int(weights is not None), dtype, centers)
+    own = _Header(
+        0, len(embeddings), int(needs), int(weighted), dtype, centers, int(embeddings.shape[1]), form
+    )
     headers = _exchanged(own, group, embeddings.device)
     for rank, other in enumerate(headers):
         _check(own, other, rank)
     parts = Parts(tuple(header.samples for header in headers), dist.get_rank(group), group)
     if any(header.needs_grad for header in headers) and not embeddings.requires_grad:
         embeddings = embeddings.detach().requires_grad_()  # all ranks take part in the backward, or none
-    wide = accumulator(embeddings.dtype)
-    if any(header.weighted for header in headers):
-        weights = embeddings.new_ones(len(embeddings)) if weights is None else weights
-        weights = GatheredValues.apply(weights.to(wide), parts)
-    return GlobalBatch(
-        GatheredEmbeddings.apply(embeddings, parts, wide, factor), gathered(labels, parts), weights
-    )
+    return embeddings, parts, any(header.weighted for header in headers)
 
 
 def announce_error(group: dist.ProcessGroup | None, device: torch.device) -> None:
@@ -79,6 +109,8 @@ class _Header(NamedTuple):
     weighted: int = 0
     dtype: int = 0
     centers: int = 0
+    width: int = 0
+    form: int = 0
 
 
 def _exchanged(own: _Header, group: dist.ProcessGroup | None, device: torch.device) -> list[_Header]:
@@ -98,4 +130,13 @@ def _check(own: _Header, other: _Header, rank: int) -> None:
     if other.centers != own.centers:
         raise InputError(
             f"loss must have the {other.centers} centres of that of rank {rank}, got {own.centers}"
+        )
+    if other.width != own.width:
+        raise InputError(
+            f"embeddings must have shape [B, {other.width}] like those of rank {rank}, got [B, {own.width}]"
+        )
+    if other.form != own.form:
+        raise InputError(
+            f"labels, confidence and weights must be given in the form of those of rank {rank}: numbers or "
+            "soft labels, of as many classes and the same dtypes"
         )

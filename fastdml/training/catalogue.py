@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import partial
 from typing import Any, Literal
 
 from torch import nn
 
 from fastdml.data import Split, glyphs
-from fastdml.distances import LpDistance
 from fastdml.losses import (
     ArcFaceLoss,
     BinomialDevianceLoss,
@@ -45,6 +43,7 @@ from fastdml.miners import (
     TripletMarginMiner,
 )
 from fastdml.training.config import ConfigError, TrainConfig
+from fastdml.training.loss_options import check_options, make_with_options
 
 SplitName = Literal["train", "test"]
 
@@ -54,21 +53,54 @@ class LossEntry:
     """A loss that can be trained with.
 
     Attributes:
-        make: the loss for a number of training classes and a width of the embedding.
+        build: called with a number of training classes, a width of the embedding and options.
         about: one line about it.
         center_rate: learning rate of its centres of classes, over that of the network; None: it has none.
         samples_per_class: images of each class in a batch, unless another number is asked for.
+        kind: the class whose arguments the options are; None: it has no options.
+        miner: the class whose arguments are in the option "miner"; None: it has no miner.
     """
 
-    make: Callable[[int, int], nn.Module]
+    build: Callable[..., nn.Module]
     about: str
     center_rate: float | None = None
     samples_per_class: int = TrainConfig.samples_per_class
+    kind: type[nn.Module] | None = None
+    miner: type[nn.Module] | None = None
+
+    def make(self, classes: int, width: int, **options: Any) -> nn.Module:
+        """The loss for a number of training classes and a width of the embedding.
+
+        ``options`` are arguments that differ from those here, as ``loss_options`` of a run gives them; those
+        of its miner are a mapping by the name "miner". Raises ConfigError on one that does not exist, and
+        InputError on a value that the loss does not accept.
+        """
+        self.check(options)
+        return self.build(classes, width, **options)
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        """Raises ConfigError, with the options that there are, on one that does not exist or fit."""
+        own = {name: value for name, value in options.items() if name != "miner"}
+        if self.kind is not None:
+            check_options(self.kind, own, "loss_options")
+        elif own:
+            raise ConfigError(f"loss_options must be empty for this loss, got {', '.join(own)}")
+        if "miner" not in options:
+            return
+        if self.miner is None:
+            raise ConfigError("loss_options.miner must be left out: this loss has no miner")
+        if not isinstance(options["miner"], Mapping):
+            raise ConfigError(f"loss_options.miner must be a table, got {options['miner']!r}")
+        check_options(self.miner, options["miner"], "loss_options.miner")
 
     @property
     def settings(self) -> str:
         """All that a run with it depends on, in one line: its arguments, rates and batches."""
-        shown = " ".join(repr(self.make(2, 2)).split())
+        return self.settings_with({})
+
+    def settings_with(self, options: Mapping[str, Any]) -> str:
+        """``settings`` where options differ."""
+        shown = " ".join(repr(self.make(2, 2, **options)).split())
         return f"{shown}, center_rate {self.center_rate}, samples_per_class {self.samples_per_class}"
 
 
@@ -80,114 +112,146 @@ class DatasetEntry:
     about: str
 
 
-def _of_pairs(make: Callable[[], nn.Module], about: str) -> LossEntry:
-    return LossEntry(lambda classes, width: make(), about)
+def _of_pairs(
+    kind: type[nn.Module],
+    about: str,
+    samples_per_class: int = TrainConfig.samples_per_class,
+    **arguments: Any,
+) -> LossEntry:
+    def build(classes: int, width: int, **options: Any) -> nn.Module:
+        del classes, width
+        return make_with_options(kind, arguments, options)
+
+    return LossEntry(build, about, None, samples_per_class, kind)
 
 
 def _of_classes(
-    make: Callable[..., nn.Module], about: str, center_rate: float, samples_per_class: int = 2
+    kind: type[nn.Module], about: str, center_rate: float, samples_per_class: int = 2, **arguments: Any
 ) -> LossEntry:
     """A loss with centres: a batch of many classes moves more of them."""
-    return LossEntry(
-        lambda classes, width: make(num_classes=classes, embedding_size=width),
-        about,
-        center_rate,
-        samples_per_class,
-    )
+
+    def build(classes: int, width: int, **options: Any) -> nn.Module:
+        sizes = {"num_classes": classes, "embedding_size": width}
+        return make_with_options(kind, arguments, {**sizes, **options})
+
+    return LossEntry(build, about, center_rate, samples_per_class, kind)
 
 
-def _mined(loss: nn.Module, miner: nn.Module) -> nn.Module:
-    return MultipleLosses([loss], [miner])
+def _mined(
+    kind: type[nn.Module],
+    about: str,
+    miner: type[nn.Module],
+    arguments: Mapping[str, Any],
+    miner_arguments: Mapping[str, Any],
+) -> LossEntry:
+    """A loss of the pairs or triplets that a miner chooses."""
+
+    def build(classes: int, width: int, **options: Any) -> nn.Module:
+        del classes, width
+        mining = options.pop("miner", {})
+        loss = make_with_options(kind, arguments, options)
+        return MultipleLosses([loss], [make_with_options(miner, miner_arguments, mining)])
+
+    return LossEntry(build, about, kind=kind, miner=miner)
 
 
 _FAT: Mapping[str, Any] = {"margin": 0.5, "radius_weight": 0.1, "negatives": "hardest:5"}
+_TRIPLET: Mapping[str, Any] = {"margin": 0.2}
 
 LOSSES: Mapping[str, LossEntry] = {
     "multi-similarity": _of_pairs(
-        lambda: MultiSimilarityLoss(epsilon=0.1),
+        MultiSimilarityLoss,
         "Multi-Similarity with its pair mining fused in (epsilon 0.1)",
+        epsilon=0.1,
     ),
     "contrastive": _of_pairs(ContrastiveLoss, "contrastive loss of all pairs (margins 0 and 1)"),
-    "contrastive-mined": _of_pairs(
-        lambda: _mined(ContrastiveLoss(), PairMarginMiner(0.2, 0.8)),
+    "contrastive-mined": _mined(
+        ContrastiveLoss,
         "contrastive loss of the pairs beyond the miner's margins (0.2 and 0.8)",
+        PairMarginMiner,
+        {},
+        {"pos_margin": 0.2, "neg_margin": 0.8},
     ),
     "binomial-deviance": _of_pairs(BinomialDevianceLoss, "binomial deviance of all pairs"),
-    "triplet": _of_pairs(lambda: TripletMarginLoss(0.2), "all triplets (margin 0.2), none of them listed"),
-    "triplet-hard": _of_pairs(
-        lambda: _mined(TripletMarginLoss(0.2), TripletMarginMiner(0.2, "hard")),
+    "triplet": _of_pairs(TripletMarginLoss, "all triplets (margin 0.2), none of them listed", **_TRIPLET),
+    "triplet-hard": _mined(
+        TripletMarginLoss,
         "the triplets whose negative is closer than their positive",
+        TripletMarginMiner,
+        _TRIPLET,
+        {"margin": 0.2, "type_of_triplets": "hard"},
     ),
-    "triplet-semihard": _of_pairs(
-        lambda: _mined(
-            TripletMarginLoss.preset("paper"),
-            TripletMarginMiner(0.2, "semihard", distance=LpDistance(power=2)),
-        ),
+    "triplet-semihard": _mined(
+        TripletMarginLoss,
         "FaceNet: squared distances, the triplets whose negative lies within the margin",
+        TripletMarginMiner,
+        {"preset": "paper"},
+        {"margin": 0.2, "type_of_triplets": "semihard", "distance": "squared euclidean"},
     ),
-    "triplet-batch-hard": _of_pairs(
-        lambda: _mined(TripletMarginLoss(0.2), BatchHardMiner()),
+    "triplet-batch-hard": _mined(
+        TripletMarginLoss,
         "of every anchor the farthest positive and the closest negative",
+        BatchHardMiner,
+        _TRIPLET,
+        {},
     ),
-    "triplet-easy-positive": _of_pairs(
-        lambda: _mined(TripletMarginLoss(0.2), BatchEasyHardMiner("easy", "semihard")),
+    "triplet-easy-positive": _mined(
+        TripletMarginLoss,
         "of every anchor the closest positive and the closest negative beyond it",
+        BatchEasyHardMiner,
+        _TRIPLET,
+        {"pos_strategy": "easy", "neg_strategy": "semihard"},
     ),
-    "margin": _of_pairs(
-        lambda: MarginLoss.preset("paper"), "margin loss, the boundary between the pairs learnt"
-    ),
+    "margin": _of_pairs(MarginLoss, "margin loss, the boundary between the pairs learnt", preset="paper"),
     "lifted": _of_pairs(LiftedStructureLoss, "lifted structure of every positive pair"),
     "generalised-lifted": _of_pairs(
         GeneralizedLiftedStructureLoss, "lifted structure in the form of one loss an anchor"
     ),
     "clustering": _of_pairs(
-        lambda: ClusteringLoss(gamma=32), "the worst clustering of the batch against its classes (gamma 32)"
+        ClusteringLoss, "the worst clustering of the batch against its classes (gamma 32)", gamma=32
     ),
     # The paper's radius weight of 1 is for a pretrained backbone; from scratch it draws everything together.
     "fat": _of_pairs(
-        partial(FastApproximatedTripletLoss, **_FAT),
+        FastApproximatedTripletLoss,
         "FAT: the five nearest centroids of the batch (margin 0.5, radius weight 0.1)",
+        **_FAT,
     ),
     "fat-hybrid": _of_classes(
-        partial(HybridFATLoss, classifier_weight=0.3, **_FAT),
+        HybridFATLoss,
         "FAT with the cross-entropy of a classifier, of weight 0.3",
         1,
         samples_per_class=8,
+        classifier_weight=0.3,
+        **_FAT,
     ),
-    "n-pairs": _of_pairs(NPairsLoss, "one anchor and one positive of every class"),
+    "n-pairs": _of_pairs(NPairsLoss, "one anchor and one positive of every class", samples_per_class=2),
     "nt-xent": _of_pairs(NTXentLoss, "NT-Xent, InfoNCE, of every positive pair (temperature 0.07)"),
     "supcon": _of_pairs(SupConLoss, "supervised contrastive (temperature 0.1)"),
     "circle": _of_pairs(CircleLoss, "circle loss (m 0.4, gamma 80)"),
     # Scales, margins and rates for a few hundred steps from scratch, chosen on held-out training classes.
-    "soft-triple": _of_classes(
-        partial(SoftTripleLoss.preset, "paper"), "SoftTriple, 10 centres a class (tau 0.2)", 2
-    ),
+    "soft-triple": _of_classes(SoftTripleLoss, "SoftTriple, 10 centres a class (tau 0.2)", 2, preset="paper"),
     "soft-triple-many-centres": _of_classes(
-        partial(SoftTripleLoss.preset, "many centres"), "SoftTriple, 20 centres a class (tau 0.2)", 2
+        SoftTripleLoss, "SoftTriple, 20 centres a class (tau 0.2)", 2, preset="many centres"
     ),
     "hard-triple": _of_classes(
-        partial(HardTripleLoss.preset, "paper"), "the closest of a class's 10 centres stands for it", 2
+        HardTripleLoss, "the closest of a class's 10 centres stands for it", 2, preset="paper"
     ),
     "normalised-softmax": _of_classes(
         NormalizedSoftmaxLoss, "softmax of cosines to one centre a class (temperature 0.05)", 100
     ),
-    "proxy-nca": _of_classes(
-        partial(ProxyNCALoss, softmax_scale=4), "Proxy-NCA over all proxies (scale 4)", 40
-    ),
+    "proxy-nca": _of_classes(ProxyNCALoss, "Proxy-NCA over all proxies (scale 4)", 40, softmax_scale=4),
     "arcface": _of_classes(
-        partial(ArcFaceLoss, margin=14.3, scale=16), "the target's angle 14.3 degrees wider (scale 16)", 100
+        ArcFaceLoss, "the target's angle 14.3 degrees wider (scale 16)", 100, margin=14.3, scale=16
     ),
-    "cosface": _of_classes(
-        partial(CosFaceLoss, scale=16), "the target's cosine 0.35 smaller (scale 16)", 100
-    ),
+    "cosface": _of_classes(CosFaceLoss, "the target's cosine 0.35 smaller (scale 16)", 100, scale=16),
     "sphereface": _of_classes(
-        partial(SphereFaceLoss, margin=1), "lengths kept (margin 1: more of it needs annealing)", 40
+        SphereFaceLoss, "lengths kept (margin 1: more of it needs annealing)", 40, margin=1
     ),
     "sub-centre-arcface": _of_classes(
-        partial(SubCenterArcFaceLoss, scale=16), "28.6 degrees, the closest of 3 centres (scale 16)", 100
+        SubCenterArcFaceLoss, "28.6 degrees, the closest of 3 centres (scale 16)", 100, scale=16
     ),
     "proxy-anchor": _of_classes(
-        partial(ProxyAnchorLoss, alpha=16), "every proxy against the batch (margin 0.1, alpha 16)", 100
+        ProxyAnchorLoss, "every proxy against the batch (margin 0.1, alpha 16)", 100, alpha=16
     ),
 }
 

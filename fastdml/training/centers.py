@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
@@ -88,6 +88,15 @@ class CenterHistory:
             found = self.loss.count_centers(one.delta)
             one.curve.append((step, float(found.double().mean())))
             one.final = found.tolist()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The curves so far; plain numbers."""
+        return {"curves": [one.curve for one in self.counts]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with the curves of `state_dict`."""
+        for one, curve in zip(self.counts, state["curves"], strict=True):
+            one.curve = [(int(step), float(mean)) for step, mean in curve]
 
     @torch.no_grad()
     def draw(self, model: nn.Module, split: Split, seed: int) -> None:

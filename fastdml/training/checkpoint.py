@@ -35,7 +35,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def save_tensors(
@@ -43,9 +43,15 @@ def save_tensors(
 ) -> None:
     """Write named tensors and string metadata as safetensors, atomically."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    # One entry, because several would be written in an arbitrary order: equal weights give equal files.
-    packed = {_METADATA: json.dumps(metadata, sort_keys=True)} if metadata else None
-    write_atomically(path, save(plain, metadata=packed))
+    write_atomically(path, save(plain, metadata=packed_metadata(metadata)))
+
+
+def packed_metadata(metadata: dict[str, str] | None) -> dict[str, str] | None:
+    """Metadata as a safetensors file holds it.
+
+    One entry, because several would be written in an arbitrary order: equal weights give equal files.
+    """
+    return {_METADATA: json.dumps(metadata, sort_keys=True)} if metadata else None
 
 
 def save_weights(path: str | Path, model: nn.Module, metadata: dict[str, str] | None = None) -> None:
@@ -86,7 +92,8 @@ def _umask() -> int:
     return mask
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Make what was created, renamed or deleted in a directory last."""
     if os.name != "posix":
         return
     handle = os.open(directory, os.O_RDONLY)

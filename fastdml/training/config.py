@@ -40,6 +40,8 @@ class TrainConfig:
         chunk: images that go through the network at once; None: all that this process has of a batch. With
             more than one chunk gradients are cached, see :class:`fastdml.CachedGradients`.
         samples_per_class: images of each class in a batch, at least 2.
+        repeat_images: whether classes with fewer images than that repeat them, each as often as the others up
+            to one; else they are an error.
         categories_per_batch: super-classes that the classes of a batch are taken from; 0: drawn without
             regard to them.
         network: "small", "head" (of features that are there already), "efficientnet-lite0", "timm:<name>", or
@@ -91,6 +93,7 @@ class TrainConfig:
     batch: int = 128
     chunk: int | None = None
     samples_per_class: int = 8
+    repeat_images: bool = False
     categories_per_batch: int = 0
     network: str = "small"
     network_options: Mapping[str, Any] = field(default_factory=dict)

@@ -45,7 +45,7 @@ LEAST: Mapping[str, int] = {
 }
 ABOVE_ZERO = ("seconds", "learning_rate", "head_rate", "center_rate", "decay_factor", "temperature")
 WORDS = ("data", "layout", "image_size", "loss", "network", "weights", "backend", "device")
-SWITCHES = ("augment", "tensorboard", "distill")
+SWITCHES = ("repeat_images", "augment", "tensorboard", "distill")
 TABLES = ("loss_options", "network_options")
 
 
@@ -62,7 +62,8 @@ def check(config: TrainConfig) -> None:
     for name in ABOVE_ZERO:
         value = getattr(config, name)
         if value is not None and not 0 < value < math.inf:
-            raise ConfigError(f"{name} must be above 0, got {value}")
+            absent = "None or " if type(config).__dataclass_fields__[name].default is None else ""
+            raise ConfigError(f"{name} must be {absent}above 0, got {value}")
     if config.batch < 2 * config.samples_per_class or config.batch % config.samples_per_class:
         raise ConfigError(
             f"batch must be a multiple of samples_per_class ({config.samples_per_class}) that holds at "

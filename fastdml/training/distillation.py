@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +20,10 @@ from fastdml.noise import (
 )
 from fastdml.training.catalogue import LOSSES
 from fastdml.training.config import ConfigError, TrainConfig
-from fastdml.training.loop import class_indices
+from fastdml.training.batches import class_indices
 from fastdml.training.progress import Display
 from fastdml.training.stopping import StopRequest
+from fastdml.training.views import Views
 
 TEACHER = "teacher.pt"
 """What an interrupted teacher goes on from."""
@@ -83,6 +83,7 @@ def distill_labels(
     config: TrainConfig,
     teacher: nn.Module,
     train: Split,
+    views: Views,
     folder: Path,
     display: Display,
     stop: StopRequest,
@@ -101,6 +102,7 @@ def distill_labels(
     """
     begun = time.perf_counter()
     path = folder / TEACHER
+    device = next(teacher.parameters()).device
     display.on_phase(
         f"Distilling {len(train)} labels: {config.teacher_epochs} epochs of a teacher on all images, then "
         f"{config.teacher_rounds} times as many on those whose label it trusts"
@@ -122,7 +124,7 @@ def distill_labels(
     )
     try:
         found = distiller.distill(
-            train.batch,
+            lambda rows: views.of_test(train.images[rows], device),
             class_indices(train),
             watcher=lambda epoch: display.on_phase(epoch_text(epoch)),
             stop=lambda: stop.asked,
@@ -156,26 +158,6 @@ def check_takes_soft_labels(name: str, loss: nn.Module) -> None:
         f"loss must take soft labels to be trained with distill, as {', '.join(able) or 'none here'}, "
         f"got {name!r}"
     )
-
-
-def check_can_resume(config: TrainConfig, folder: Path) -> None:
-    """Raises ConfigError unless a run in ``folder`` can be taken up with these settings; none there can."""
-    if not config.distill:
-        raise ConfigError("resume takes up an interrupted teacher: distill must be on with it")
-    path = folder / "config.json"
-    if not path.exists():
-        return
-    before = TrainConfig.read(path).to_dict()
-    differing = [
-        f"{name} must be {before[name]} as in {path}, got {value}"
-        for name, value in config.to_dict().items()
-        if value != before[name]
-    ]
-    if differing:
-        raise ConfigError("; ".join(differing))
-    metrics = folder / "metrics.json"
-    if metrics.exists() and json.loads(metrics.read_text(encoding="utf-8")).get("status") == "complete":
-        raise ConfigError(f"resume must be off: the run in {folder} is complete (overwrite starts it anew)")
 
 
 def remove_files(folder: Path) -> None:

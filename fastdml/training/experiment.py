@@ -3,96 +3,61 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 from torch import nn
 
-import fastdml
-from fastdml.backends import BACKENDS
+from fastdml import resident_memory
 from fastdml.data import Split
+from fastdml.data.dataset import Dataset
 from fastdml.noise import CorruptedLabels, NoConfidentSamplesError
 from fastdml.training import fusion_panel
-from fastdml.training.catalogue import find_dataset, find_loss
+from fastdml.training.backbones import make_network, network_description
+from fastdml.training.batches import check_batch, worker_count
+from fastdml.training.catalogue import find_loss
 from fastdml.training.centers import CenterHistory, center_history
 from fastdml.training.checkpoint import save_weights
 from fastdml.training.config import ConfigError, TrainConfig
+from fastdml.training.datasets import open_dataset
 from fastdml.training.distillation import (
     NOISE,
     LabelFindings,
-    check_can_resume,
     check_takes_soft_labels,
     distill_labels,
     plant,
     remove_files,
 )
 from fastdml.training.environment import Environment, backend_of, describe
-from fastdml.training.evaluation import SplitRetrieval, embed, raw_pixels, retrieve
-from fastdml.training.fusion_panel import FusionPanel
-from fastdml.training.loop import FitOutcome, NonFiniteLossError, fit
+from fastdml.training.evaluation import (
+    Lens,
+    SplitRetrieval,
+    can_compare_pixels,
+    embed_with,
+    raw_pixels,
+    retrieve,
+)
+from fastdml.training.loop import FitOutcome, NonFiniteLossError, Surroundings, fit
 from fastdml.training.loss_work import LossWork
-from fastdml.training.network import EmbeddingNetwork, count_parameters
+from fastdml.training.network import count_parameters
+from fastdml.training.processes import Processes, join_processes
 from fastdml.training.progress import Display
-from fastdml.training.run import RunDirectory
+from fastdml.training.resuming import check_can_resume
+from fastdml.training.run import FollowerRun, RunDirectory, read_lines
+from fastdml.training.run_checkpoints import RunCheckpoints, Stored
+from fastdml.training.run_result import RunResult
+from fastdml.training.run_setup import chosen_backend, find_device, make_loss, over_processes
+from fastdml.training.silent_display import SilentDisplay
 from fastdml.training.stopping import StopRequest
+from fastdml.training.views import make_views
 
+__all__ = ["RunResult", "run_experiment"]
 
-@dataclass
-class RunResult:
-    """Everything that a run found; the report is made from it.
-
-    ``rows`` maps "raw pixels", "untrained" and "trained" to Recall@K (K -> share); ``curve`` is (step,
-    Recall@1) from step 0 on; ``centers`` is None where the loss has no classes of several centres;
-    ``labels`` is None where no noise was planted and no teacher asked; ``seconds`` by part of the run.
-    ``train`` is as training saw it, with its planted noise.
-    """
-
-    config: TrainConfig
-    environment: Environment
-    train: Split
-    test: Split
-    rows: dict[str, dict[int, float]]
-    curve: list[tuple[int, float]]
-    outcome: FitOutcome
-    final: SplitRetrieval
-    parameters: int
-    centers: CenterHistory | None = None
-    labels: LabelFindings | None = None
-    panel: FusionPanel | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def status(self) -> str:
-        """ "complete", "stopped by time", or "interrupted (SIGINT)"."""
-        if self.outcome.stopped_by == "steps":
-            return "complete"
-        if self.outcome.stopped_by == "time":
-            return "stopped by time"
-        return f"interrupted ({self.outcome.stopped_by})"
-
-    def to_dict(self) -> dict[str, Any]:
-        """What metrics.json holds."""
-        return {
-            "status": self.status,
-            "steps": self.outcome.steps_taken,
-            "replanned_by_time_limit": self.outcome.replanned,
-            "recall": {
-                name: {f"R@{k}": value for k, value in row.items()} for name, row in self.rows.items()
-            },
-            "recall_at_1_curve": [{"step": step, "recall_at_1": value} for step, value in self.curve],
-            "queries": self.final.result.queries,
-            "queries_without_positive": self.final.result.queries_without_positive,
-            "parameters": self.parameters,
-            "centers": self.centers.to_dict() if self.centers is not None else None,
-            "labels": self.labels.to_dict() if self.labels is not None else None,
-            "seconds": self.seconds,
-            "fusion": self.panel.to_dict() if self.panel is not None else None,
-            "environment": self.environment.to_dict(),
-        }
+_TRIED = 512  # rows that a backend is chosen with
 
 
 def run_experiment(
@@ -104,23 +69,29 @@ def run_experiment(
     resume: bool = False,
     panel_seconds: float = 14.0,
     write_report: Callable[[RunResult, RunDirectory], None] | None = None,
-) -> RunResult:
+) -> RunResult | None:
     """Train as ``config`` says and leave every file of the run in ``out``.
 
-    SIGINT and SIGTERM end training after the current step; all files are written then too. Where they come
-    while a teacher is trained, ``resume`` takes it up again later.
+    SIGINT and SIGTERM end training after the current step; all files are written then too, and ``resume``
+    goes on later. Every process that torchrun or accelerate launch has started must call it.
 
     Args:
         out: directory of the run; one that already holds a run raises ConfigError unless ``overwrite`` or
             ``resume``.
-        resume: go on with the teacher of a run of the same settings in ``out``, then train from the start;
-            a new run where there is none. Needs ``distill``.
+        resume: go on with the run of the same settings in ``out`` from its last checkpoint, or with its
+            teacher; from the start where there is neither. On a CPU the result is that of a run that was
+            never interrupted, bit for bit.
         panel_seconds: time for measuring what fusing buys; 0 leaves it out.
         write_report: makes report.html; None for the built-in report.
 
+    Returns:
+        What was found; None on processes but the first.
+
     Raises:
         ConfigError: a setting that cannot work; nothing is written then.
+        InputError: the data set is not there, or is not one; nothing is written then.
         BackendError: the backend that was asked for cannot run here; nothing is written then.
+        CheckpointError: every checkpoint of the run to go on with is damaged.
         NoConfidentSamplesError: the teacher trusts no label; a metrics.json that says so is there.
         NonFiniteLossError: training met a NaN or an infinity; the batch, the log, the weights and a
             metrics.json that says so are there.
@@ -129,37 +100,39 @@ def run_experiment(
         write_report = _built_in_report()
     device = find_device(config.device)
     find_loss(config.loss)  # an unknown name is refused before anything is loaded
-    dataset = find_dataset(config.data)
     if resume and overwrite:
         raise ConfigError("resume must be off with overwrite: it goes on with what overwrite would delete")
     if resume:
         check_can_resume(config, Path(out))
+    processes = join_processes(device)
+    if config.distill and processes.count > 1:
+        raise ConfigError(f"distill must be off with several processes, got {processes.count}")
+    display = display if processes.is_main else SilentDisplay()
     started = time.perf_counter()
     with StopRequest() as stop, chosen_backend(config.backend), torch.random.fork_rng():
         display.on_phase(f"Loading {config.data}")
-        train, test = dataset.load("train"), dataset.load("test")
-        train, planted = plant(config, train)
-        check_batch(config, train)
-        torch.manual_seed(config.seed)
-        model = make_network(config, train).to(device)
-        work = LossWork(config.loss, config.embedding_dim, config.samples_per_class, train.num_classes)
-        loss = work.make(device)
-        if config.distill:
-            check_takes_soft_labels(config.loss, loss)
-        with torch.random.fork_rng():  # what is tried out draws no numbers of the run
-            tried = backend_of(loss, *work.batch(config.batch, device))
-        environment = describe(device, *tried)
-        with RunDirectory(out, overwrite or resume) as run:
-            if not resume:
-                remove_files(run.path)
+        materials = _prepare(config, processes)
+        for note in materials.dataset.notes:
+            display.on_note(note)
+        with _directory(processes, out, overwrite, resume) as run:
+            processes.any(False)  # what was here before is gone
+            experiment = _Experiment(config, materials, processes, run, display, stop)
+            experiment.take_up(resume)
             run.write_json("config.json", config.to_dict())
-            result = _train_and_evaluate(
-                config, model, loss, train, test, planted, environment, run, display, stop
-            )
+            result = experiment.go()
+            if result is None or not isinstance(run, RunDirectory):
+                return None
             start = time.perf_counter() - started - sum(result.seconds.values())
             result.seconds = {"start": start, **result.seconds}
             if panel_seconds > 0 and not stop.asked:
-                result.panel = _measure_fusion(work, environment, device, panel_seconds, display, stop)
+                display.on_phase(
+                    f"Measuring what fusing buys here: {result.environment.backend} against the dense "
+                    "reference"
+                )
+                result.panel = fusion_panel.measure(
+                    materials.work, result.environment.backend, processes.device, panel_seconds,
+                    go_on=lambda: not stop.asked,
+                )  # fmt: skip
                 result.seconds["fusion panel"] = result.panel.seconds
             result.seconds["total"] = time.perf_counter() - started
             run.write_json("metrics.json", result.to_dict())
@@ -167,187 +140,240 @@ def run_experiment(
     return result
 
 
-def make_network(config: TrainConfig, train: Split) -> EmbeddingNetwork:
-    """The network of a run with fresh weights, set up for the pixels of the training images."""
-    images = train.images[torch.arange(len(train))]
-    model = EmbeddingNetwork(config.embedding_dim, config.network_width, image_size=images.shape[-1])
-    model.set_pixel_statistics(images)
-    return model
+@dataclass
+class _Materials:
+    """What a run is made of, before anything is written."""
+
+    dataset: Dataset
+    train: Split
+    planted: CorruptedLabels | None
+    model: nn.Module
+    loss: nn.Module
+    work: LossWork
+    environment: Environment
+    description: dict[str, str]
 
 
-def check_batch(config: TrainConfig, train: Split) -> None:
-    """Raises ConfigError unless the classes of the split fill a batch."""
-    _, sizes = torch.unique(train.labels, return_counts=True)
-    if config.samples_per_class > int(sizes.min()) and not config.noise:  # with noise, images are repeated
-        raise ConfigError(
-            f"samples_per_class must be at most {int(sizes.min())}, the size of the smallest class of "
-            f"{config.data}, got {config.samples_per_class}"
-        )
-    if config.classes_per_batch > sizes.numel():
-        raise ConfigError(
-            f"batch needs {config.classes_per_batch} classes, but {config.data} has only {sizes.numel()} to "
-            f"train on: at most {sizes.numel() * config.samples_per_class} with {config.samples_per_class} "
-            "samples a class"
-        )
-
-
-def _train_and_evaluate(
-    config: TrainConfig,
-    model: EmbeddingNetwork,
-    loss: nn.Module,
-    train: Split,
-    test: Split,
-    planted: CorruptedLabels | None,
-    environment: Environment,
-    run: RunDirectory,
-    display: Display,
-    stop: StopRequest,
-) -> RunResult:
-    device = next(model.parameters()).device
-    display.on_phase(f"Retrieving among {test.num_classes} unseen classes before training")
-    begun = time.perf_counter()
-    rows = {"raw pixels": retrieve(raw_pixels(test), test).result.recall}
-    pixels_seconds = time.perf_counter() - begun
-    rows["untrained"] = retrieve(embed(model, test, device), test).result.recall
-    each = time.perf_counter() - begun - pixels_seconds
-    curve = [(0, rows["untrained"][1])]
-    centers = center_history(loss)
-    if centers is not None:
-        centers.record(0)
-
-    def evaluate_now(step: int) -> SplitRetrieval:
-        found = retrieve(embed(model, test, device), test)
-        recall = found.result.recall
-        curve.append((step, recall[1]))
-        if centers is not None:
-            centers.record(step)
-        run.log_evaluation({"step": step, **{f"R@{k}": value for k, value in recall.items()}})
-        display.on_evaluation(step, recall)
-        return found
-
-    labels, teacher_seconds = _look_at_labels(config, train, planted, device, run, display, stop)
-    if not stop.asked:
-        display.on_phase(f"Training: {config.steps} steps of {config.batch} images, loss {config.loss}")
-    try:
-        distilled = labels.distilled if labels is not None else None
-        outcome = fit(model, loss, train, config, run, display, stop, evaluate_now, each, distilled)
-    except NonFiniteLossError as error:
-        _save(run, model, loss, config, "non-finite loss")
-        run.write_json("metrics.json", {"status": "non-finite loss", "message": str(error)})
-        raise
-    finally:
-        display.close()
-    _save(run, model, loss, config, outcome.stopped_by)
-    display.on_phase("Retrieving with the trained network")
-    ended = time.perf_counter()
-    final = evaluate_now(outcome.steps_taken)
-    rows["trained"] = final.result.recall
-    if centers is not None:
-        centers.draw(model, train, config.seed)
-    seconds = {
-        "baselines": pixels_seconds + each,
-        **({"teacher": teacher_seconds} if config.distill else {}),
-        "training": outcome.seconds,
-        "final evaluation": time.perf_counter() - ended,
-    }
-    return RunResult(
-        config,
-        environment,
-        train,
-        test,
-        rows,
-        curve,
-        outcome,
-        final,
-        count_parameters(model),
-        centers,
-        labels,
-        seconds=seconds,
+def _prepare(config: TrainConfig, processes: Processes) -> _Materials:
+    """Everything that may be refused, with the random numbers of the run."""
+    device = processes.device
+    dataset = open_dataset(config)
+    train, planted = plant(config, dataset.train)
+    check_batch(config, train)
+    torch.manual_seed(config.seed)
+    model = make_network(config, train).to(device)
+    work = LossWork(
+        config.loss, config.embedding_dim, config.samples_per_class, train.num_classes, config.loss_options
     )
-
-
-def _look_at_labels(
-    config: TrainConfig,
-    train: Split,
-    planted: CorruptedLabels | None,
-    device: torch.device,
-    run: RunDirectory,
-    display: Display,
-    stop: StopRequest,
-) -> tuple[LabelFindings | None, float]:
-    """What was planted and what a teacher finds, written to noise.json too; the seconds of the teacher."""
-    distilled, seconds = None, 0.0
+    loss = make_loss(config, work, device)
     if config.distill:
-        with torch.random.fork_rng():  # a teacher draws no numbers of the student
-            torch.manual_seed(config.seed)
-            # the network's last layer gives a logit for every class in place of an embedding
-            teacher = make_network(replace(config, embedding_dim=train.num_classes), train).to(device)
+        check_takes_soft_labels(config.loss, loss)
+    with torch.random.fork_rng():  # what is tried out draws no numbers of the run
+        tried = backend_of(work.make(device), *work.batch(min(config.batch, _TRIED), device))
+    environment = describe(device, *tried)
+    return _Materials(
+        dataset, train, planted, model, over_processes(loss, processes), work, environment,
+        network_description(config, train),
+    )  # fmt: skip
+
+
+def _directory(
+    processes: Processes, out: str | Path, overwrite: bool, resume: bool
+) -> RunDirectory | FollowerRun:
+    return RunDirectory(out, overwrite, resume) if processes.is_main else FollowerRun(out, processes.rank)
+
+
+@dataclass
+class _Experiment:
+    """A run on its way."""
+
+    config: TrainConfig
+    materials: _Materials
+    processes: Processes
+    run: RunDirectory | FollowerRun
+    display: Display
+    stop: StopRequest
+    rows: dict[str, dict[int, float]] = field(default_factory=dict)
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    resumed: Stored | None = None
+
+    def __post_init__(self) -> None:
+        config, split = self.config, self.materials.train
+        self.views = make_views(config, split)
+        self.lens = Lens(self.views, worker_count(config, split), config.precision, self.processes)
+        loss = self.materials.loss
+        self.centers = center_history(loss) if self.processes.count == 1 else None
+        self.checkpoints = RunCheckpoints(self.run.path, self.processes.is_main, self.display.on_note)
+
+    def take_up(self, resume: bool) -> None:
+        """Find what the run goes on from, or remove what an earlier one has left."""
+        if not resume:
+            self.checkpoints.remove()
+            if self.processes.is_main:
+                remove_files(self.run.path)
+            return
+        self.resumed = self.checkpoints.newest()
+        step = 0 if self.resumed is None else self.resumed.step
+        if self.processes.any(step != int(self.processes.greatest(step)[0])):
+            raise ConfigError("out must be one folder that every process sees")
+        found = {} if self.resumed is None else self.resumed.progress
+        self.run.keep_until(step, [at for at, _ in found.get("curve", [])])
+        if self.resumed is None:
+            return
+        self.rows.update(found["rows"])
+        self.curve += [(int(at), float(value)) for at, value in found["curve"]]
+        if self.centers is not None:
+            self.centers.load_state_dict(found["centers"])
+        self.display.on_phase(f"Going on after step {step}, from {self.resumed.folder}")
+
+    def progress(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        centers = None if self.centers is None else self.centers.state_dict()
+        return {"rows": self.rows, "curve": self.curve, "centers": centers}
+
+    def evaluate(self, step: int) -> tuple[SplitRetrieval | None, torch.Tensor]:
+        """Judge the network now; on processes but the first there is no result."""
+        test = self.materials.dataset.test
+        found = embed_with(self.lens, self.materials.model, test, self.processes.device)
+        if not self.processes.is_main:
+            return None, found.embeddings
+        result = retrieve(found.embeddings, test, self._ks(), found.readable)
+        recall = result.result.recall
+        self.curve.append((step, recall[1]))
+        if self.centers is not None:
+            self.centers.record(step)
+        self.run.log_evaluation({"step": step, **{f"R@{k}": value for k, value in recall.items()}})
+        self.display.on_evaluation(step, recall)
+        return result, found.embeddings
+
+    def go(self) -> RunResult | None:
+        """Baselines, a teacher, training and the evaluation after it."""
+        config, made = self.config, self.materials
+        evaluation_seconds = 0.0 if self.resumed is not None else self._baselines()
+        labels, teacher_seconds = self._look_at_labels()
+        if not self.stop.asked:
+            self.display.on_phase(
+                f"Training: {config.steps} steps of {config.batch} images, loss {config.loss}"
+            )
+        resident = _start_counting(self.processes.device)
         try:
-            distilled, seconds = distill_labels(config, teacher, train, run.path, display, stop)
-        except NoConfidentSamplesError as error:
-            run.write_json("metrics.json", {"status": "no confident sample", "message": str(error)})
+            outcome = fit(
+                made.model, made.loss, made.train, config, self.run, self.display, self.stop,
+                self.evaluate, evaluation_seconds, labels.distilled if labels is not None else None,
+                Surroundings(
+                    self.processes, self.views, self.checkpoints, self.resumed, self.progress,
+                    made.description, resident,
+                ),
+            )  # fmt: skip
+        except NonFiniteLossError as error:
+            self._save("non-finite loss")
+            self.run.write_json("metrics.json", {"status": "non-finite loss", "message": str(error)})
             raise
-    elif planted is None:
-        return None, 0.0
-    findings = LabelFindings(planted, distilled)
-    run.write_json(NOISE, findings.to_dict())
-    return findings, seconds
+        finally:
+            self.display.close()
+        self._save(outcome.stopped_by)
+        self.display.on_phase("Retrieving with the trained network")
+        ended = time.perf_counter()
+        final, embeddings = self.evaluate(outcome.steps_taken)
+        if final is None:
+            return None
+        self.rows["trained"] = final.result.recall
+        if self.centers is not None:
+            self.centers.draw(made.model, made.train, config.seed)
+        if config.distill:
+            self.seconds["teacher"] = teacher_seconds
+        self.seconds |= {"training": outcome.seconds, "final evaluation": time.perf_counter() - ended}
+        return self._result(outcome, final, embeddings, labels)
+
+    def _result(
+        self, outcome: FitOutcome, final: SplitRetrieval, embeddings: torch.Tensor, labels: LabelFindings | None
+    ) -> RunResult:
+        made = self.materials
+        return RunResult(
+            self.config, made.environment, made.dataset, made.train, self.rows, self.curve, outcome, final,
+            embeddings, count_parameters(made.model), self.processes.count, outcome.memory,
+            _time_by_part(self.run.path), self.centers, labels, seconds=self.seconds,
+        )  # fmt: skip
+
+    def _baselines(self) -> float:
+        """What retrieval is without training; the seconds that an evaluation takes."""
+        test = self.materials.dataset.test
+        self.display.on_phase(f"Retrieving among {test.num_classes} unseen classes before training")
+        begun = time.perf_counter()
+        if self.processes.is_main and can_compare_pixels(test):
+            self.rows["raw pixels"] = retrieve(raw_pixels(test), test, self._ks()).result.recall
+        pixels_seconds = time.perf_counter() - begun
+        found = embed_with(self.lens, self.materials.model, test, self.processes.device)
+        if self.processes.is_main:
+            result = retrieve(found.embeddings, test, self._ks(), found.readable).result
+            self.rows["untrained"] = result.recall
+            self.curve.append((0, result.recall[1]))
+        each = time.perf_counter() - begun - pixels_seconds
+        if self.centers is not None:
+            self.centers.record(0)
+        self.seconds["baselines"] = pixels_seconds + each
+        return each
+
+    def _look_at_labels(self) -> tuple[LabelFindings | None, float]:
+        """What was planted and what a teacher finds, written to noise.json too; the seconds of the teacher."""
+        config, made = self.config, self.materials
+        distilled, seconds = None, 0.0
+        if config.distill:
+            with torch.random.fork_rng():  # a teacher draws no numbers of the student
+                torch.manual_seed(config.seed)
+                # the network's last layer gives a logit for every class in place of an embedding
+                as_teacher = replace(config, embedding_dim=made.train.num_classes)
+                teacher = make_network(as_teacher, made.train).to(self.processes.device)
+            try:
+                distilled, seconds = distill_labels(
+                    config, teacher, made.train, self.views, self.run.path, self.display, self.stop
+                )
+            except NoConfidentSamplesError as error:
+                self.run.write_json("metrics.json", {"status": "no confident sample", "message": str(error)})
+                raise
+        elif made.planted is None:
+            return None, 0.0
+        findings = LabelFindings(made.planted, distilled)
+        self.run.write_json(NOISE, findings.to_dict())
+        return findings, seconds
+
+    def _save(self, stopped_by: str) -> None:
+        made = self.materials
+        if not isinstance(self.run, RunDirectory):
+            return
+        save_weights(self.run.weights, made.model, {**made.description, "stopped_by": stopped_by})
+        if self.processes.count == 1 and next(made.loss.parameters(), None) is not None:
+            save_weights(self.run.loss, made.loss, {"loss": self.config.loss, "stopped_by": stopped_by})
+
+    def _ks(self) -> tuple[int, ...]:
+        return self.materials.dataset.ks
 
 
-def _save(run: RunDirectory, model: nn.Module, loss: nn.Module, config: TrainConfig, stopped_by: str) -> None:
-    save_weights(
-        run.weights,
-        model,
-        {
-            "network": "fastdml.training.network.EmbeddingNetwork",
-            "embedding_dim": str(config.embedding_dim),
-            "network_width": str(config.network_width),
-            "stopped_by": stopped_by,
-        },
-    )
-    if next(loss.parameters(), None) is not None:
-        save_weights(run.loss, loss, {"loss": config.loss, "stopped_by": stopped_by})
+def _start_counting(device: torch.device) -> int:
+    """The memory in use now; the most that is used is counted from here."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    if not resident_memory.can_measure():
+        return 0
+    resident_memory.release_freed_memory()
+    return resident_memory.reset_high_water()
 
 
-def _measure_fusion(
-    work: LossWork,
-    environment: Environment,
-    device: torch.device,
-    seconds: float,
-    display: Display,
-    stop: StopRequest,
-) -> FusionPanel:
-    display.on_phase(f"Measuring what fusing buys here: {environment.backend} against the dense reference")
-    return fusion_panel.measure(work, environment.backend, device, seconds, go_on=lambda: not stop.asked)
+def _time_by_part(run: Path) -> dict[str, float]:
+    """Median seconds of a step by part, from its log."""
+    log = read_lines(run / "log.jsonl")
+    names = {
+        "waiting for images": "data_seconds",
+        "network": "network_seconds",
+        "loss": "loss_seconds",
+        "update": "update_seconds",
+    }
+    return {part: median(record[name] for record in log) for part, name in names.items()} if log else {}
 
 
 def _built_in_report() -> Callable[[RunResult, RunDirectory], None]:
     from fastdml.training.report import write_report  # the report is made of the classes above
 
     return write_report
-
-
-@contextmanager
-def chosen_backend(name: str | None) -> Iterator[None]:
-    """The backend that was asked for; with None, what FASTDML_BACKEND says stays."""
-    if name is not None and name not in BACKENDS:
-        raise ConfigError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
-    with nullcontext() if name is None else fastdml.use_backend(name):
-        yield
-
-
-def find_device(name: str) -> torch.device:
-    """The device of that name; one that is not here raises ConfigError."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device must be auto, cpu, cuda or cuda:<n>, got {name!r}") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"device must be auto, cpu, cuda or cuda:<n>, got {name!r}")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"device {name!r} is not here: this machine has {torch.cuda.device_count()} CUDA devices"
-        )
-    return device

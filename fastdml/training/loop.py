@@ -1,27 +1,30 @@
-"""The training loop: batches, steps, the log, and the ways in which it ends."""
+"""The training loop: batches, steps, the log, checkpoints, and the ways in which it ends."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from fastdml.data import Augment, Split
-from fastdml.data.samplers import ClassBalancedBatchSampler
+from fastdml import resident_memory
+from fastdml.data import Split
+from fastdml.data.loading import Loaded, load_chunks
 from fastdml.noise import DistilledLabels
-from fastdml.recipes import parameter_groups
-from fastdml.soft_labels import SoftLabels
-from fastdml.training.catalogue import find_loss
+from fastdml.training.batches import class_indices, make_sampler, worker_count
 from fastdml.training.checkpoint import save_tensors
 from fastdml.training.config import TrainConfig
-from fastdml.training.network import global_gradient_norm
-from fastdml.training.run import RunDirectory
-from fastdml.training.schedule import StepBudget, learning_rate_factor
+from fastdml.training.large_step import LargeStep, NonFiniteBatchError, Piece
+from fastdml.training.optimisers import make_optimiser
+from fastdml.training.processes import Processes
+from fastdml.training.run_checkpoints import Parts, RunCheckpoints, Stored
+from fastdml.training.schedule import RateSchedule, StepBudget
 from fastdml.training.stopping import StopRequest
+from fastdml.training.views import Views, make_views
 
 _EVALUATION_SHARE = 0.2  # of a time limit, at most, goes into evaluations during training
 
@@ -37,8 +40,21 @@ class NonFiniteLossError(RuntimeError):
 class StepRecord:
     """One line of log.jsonl.
 
-    ``learning_rate`` is that of the network. Times in seconds; ``seconds`` since training began, evaluations
-    included.
+    Attributes:
+        step: from 1.
+        loss: of the whole batch.
+        learning_rate: of the network.
+        gradient_norm: of the network, over all of its parameters.
+        step_seconds: of this step, waiting for images included.
+        loss_seconds: in the loss, forward and backward.
+        data_seconds: waiting for images.
+        network_seconds: in the network, forward and backward.
+        update_seconds: exchanging gradients and updating.
+        images: of this step, of all processes.
+        images_per_second: of this step.
+        memory_bytes: the most that was in use so far: of the device's memory on a GPU, of the process on a
+            CPU; 0 where it is not known.
+        seconds: since training began, evaluations included.
     """
 
     step: int
@@ -47,12 +63,20 @@ class StepRecord:
     gradient_norm: float
     step_seconds: float
     loss_seconds: float
+    data_seconds: float
+    network_seconds: float
+    update_seconds: float
+    images: int
     images_per_second: float
+    memory_bytes: int
     seconds: float
 
 
 class StepWatcher(Protocol):
     """Who is told about a running training."""
+
+    def on_chunk(self, done: int, total: int) -> None:
+        """So many chunks of a step have gone through the network."""
 
     def on_step(self, record: StepRecord, steps: int) -> None:
         """A step of ``steps`` was made."""
@@ -61,18 +85,55 @@ class StepWatcher(Protocol):
         """Something that a person should know."""
 
 
+class StepLog(Protocol):
+    """Where steps are written down; :class:`fastdml.training.run.RunDirectory` is one."""
+
+    @property
+    def failed_batch(self) -> Path:
+        """Path of the batch whose loss was not finite."""
+
+    def log_step(self, record: dict[str, Any]) -> None:
+        """Add a line."""
+
+
 @dataclass(frozen=True)
 class FitOutcome:
     """How training ended.
 
     ``stopped_by`` is "steps", "time" or the name of a signal; ``replanned`` says that a time limit changed
-    the schedule on the way, so that the settings alone do not repeat the run; ``seconds`` counts evaluations.
+    the schedule on the way, so that the settings alone do not repeat the run; ``seconds`` counts evaluations;
+    ``memory`` is in bytes by part: "network", "optimiser", "loss", and, where it can be measured, "one step":
+    what training added to these and to what was there before at its peak.
     """
 
     steps_taken: int
     stopped_by: str
     replanned: bool
     seconds: float
+    memory: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a training runs in, beside its network and data.
+
+    Attributes:
+        processes: those of the run; None: this one alone, on the device of the network.
+        views: what the network is shown of images; None: by the settings.
+        checkpoints: where they are written; None: nowhere.
+        resumed: what training goes on from; None: from the start.
+        extra: what else a checkpoint holds of the run, plain data.
+        description: of the network, for its weights.
+        resident: bytes of memory that were in use before; 0 where they are not known.
+    """
+
+    processes: Processes | None = None
+    views: Views | None = None
+    checkpoints: RunCheckpoints | None = None
+    resumed: Stored | None = None
+    extra: Callable[[], Mapping[str, Any]] = dict
+    description: Mapping[str, str] = field(default_factory=dict)
+    resident: int = 0
 
 
 def fit(
@@ -80,19 +141,19 @@ def fit(
     loss: nn.Module,
     split: Split,
     config: TrainConfig,
-    run: RunDirectory,
+    run: StepLog,
     watcher: StepWatcher,
     stop: StopRequest,
     evaluate_now: Callable[[int], object],
     evaluation_seconds: float = 0.0,
     distilled: DistilledLabels | None = None,
+    surroundings: Surroundings | None = None,
 ) -> FitOutcome:
-    """Train ``model`` in place with AdamW, and with it what the loss learns.
+    """Train ``model`` in place, and with it what the loss learns.
 
     Args:
-        split: the training images; batches move to the model's device. The loss is given their classes,
-            counted from 0 without gaps.
-        run: an entered run directory; gets a line a step.
+        split: the training images. The loss is given their classes, counted from 0 without gaps.
+        run: gets a line a step.
         stop: asked between steps.
         evaluate_now: called with the step number, ``config.evaluations - 1`` times at even distances; the
             last evaluation, after training, is the caller's.
@@ -100,101 +161,245 @@ def fit(
         distilled: of these images and classes. The loss is then given their soft labels, with a confidence of
             1 where the given label is trusted and 0 elsewhere. Batches are drawn by the classes that the
             teacher predicts, so that the centroid of an image's class is there.
+        surroundings: processes, checkpoints and the like.
 
     Raises:
         NonFiniteLossError: after the batch was saved.
+        UnreadableImageError: an image cannot be read, and is not to be skipped.
     """
+    around = surroundings or Surroundings()
+    processes = around.processes or Processes(next(model.parameters()).device)
     optimiser = make_optimiser(model, loss, config)
-    peaks = [group["lr"] for group in optimiser.param_groups]
-    classes = class_indices(split)
-    sampler = ClassBalancedBatchSampler(
-        _balanced_by(classes, distilled, config.classes_per_batch),
-        classes_per_batch=config.classes_per_batch,
-        samples_per_class=config.samples_per_class,
-        seed=config.seed,
-        num_batches=config.steps,
-        replacement=config.noise > 0 or distilled is not None,  # some classes are left with few images
-    )
-    device = next(model.parameters()).device
-    generator = torch.Generator(device).manual_seed(config.seed)
-    augment = Augment() if config.augment else None
-    budget = StepBudget(config.steps, config.seconds)
-    started = time.perf_counter()
-    stopped_by, step = "steps", 0
-    evaluations_left = _affordable(config.evaluations - 1, evaluation_seconds, config.seconds)
-    evaluated = 0
+    views = around.views or make_views(config, split)
+    make = LargeStep(
+        model, loss, optimiser, processes, views, config.seed, config.precision,
+        watcher.on_note, watcher.on_chunk,
+    )  # fmt: skip
+    training = _Training(config, run, watcher, stop, evaluate_now, around, processes, make)
+    training.parts = Parts(model, _stored(loss), optimiser, make.scaler, around.description)
+    training.plan(evaluation_seconds)
     model.train()
-    for rows in sampler:
-        if stop.asked or step >= budget.steps or budget.out_of_time(time.perf_counter() - started):
-            break
-        begun = time.perf_counter()
-        factor = learning_rate_factor(step, budget.steps, config.warmup_steps)
-        for group, peak in zip(optimiser.param_groups, peaks, strict=True):
-            group["lr"] = peak * factor
-        batch = _Batch.take(split, classes, rows, augment, generator, distilled)
-        step += 1
-        value, norm, loss_seconds = _step(model, loss, optimiser, batch, step, run)
-        now = time.perf_counter()
-        record = StepRecord(
-            step=step,
-            loss=value,
-            learning_rate=config.learning_rate * factor,
-            gradient_norm=norm,
-            step_seconds=now - begun,
-            loss_seconds=loss_seconds,
-            images_per_second=len(batch.rows) / (now - begun),
-            seconds=now - started,
+    return training.go(split, _Labels(class_indices(split), distilled, loss, processes.device))
+
+
+@dataclass
+class _Labels:
+    """What the loss is told about the images of a split."""
+
+    classes: Tensor
+    distilled: DistilledLabels | None
+    loss: nn.Module
+    device: torch.device
+
+    def value(self, embeddings: Tensor, rows: Tensor) -> Tensor:
+        """The loss of embeddings [B, D] of these rows."""
+        if self.distilled is None:
+            value: Tensor = self.loss(embeddings, self.classes[rows].to(self.device))
+            return value
+        trusted = self.distilled.trusted[rows].to(self.device, torch.float32)
+        soft: Tensor = self.loss(embeddings, self.distilled.soft[rows].to(self.device), confidence=trusted)
+        return soft
+
+
+@dataclass
+class _Training:
+    """A training on its way."""
+
+    config: TrainConfig
+    run: StepLog
+    watcher: StepWatcher
+    stop: StopRequest
+    evaluate_now: Callable[[int], object]
+    around: Surroundings
+    processes: Processes
+    make: LargeStep
+    parts: Parts = field(init=False)
+    budget: StepBudget = field(init=False)
+    step: int = 0
+    before: float = 0.0  # seconds of the sessions before
+    evaluations_left: int = 0
+    evaluation_seconds: float = 0.0
+    evaluated: int = 0  # the step of the last evaluation
+
+    def plan(self, evaluation_seconds: float) -> None:
+        """Lay the run out, or go on with what a checkpoint holds."""
+        config = self.config
+        self.budget = StepBudget(config.steps, config.seconds)
+        self.evaluation_seconds = evaluation_seconds
+        self.evaluations_left = _affordable(config.evaluations - 1, evaluation_seconds, config.seconds)
+        self.peaks = [group["lr"] for group in self.parts.optimiser.param_groups]
+        resumed = self.around.resumed
+        if resumed is not None:
+            resumed.restore(self.parts)
+            loop = resumed.progress["loop"]
+            self.step, self.before = resumed.step, float(loop["seconds"])
+            self.evaluations_left, self.evaluated = loop["evaluations_left"], loop["evaluated"]
+            self.make.halved = loop["halved"]
+            self.budget.load_state_dict(loop["budget"])
+        self.started = time.perf_counter() - self.before
+
+    def go(self, split: Split, labels: _Labels) -> FitOutcome:
+        """Make the steps."""
+        config = self.config
+        sampler = make_sampler(config, split, labels.classes, labels.distilled)
+        schedule = RateSchedule(
+            config.schedule, config.warmup_steps, config.decay_every, config.decay_factor
         )
-        run.log_step(asdict(record))
-        was_replanned = budget.replanned
-        budget.observe(step, now - begun, now - started, evaluations_left * evaluation_seconds)
-        if budget.replanned and not was_replanned:
-            watcher.on_note(
+        chunks = _Chunks(sampler.batch, config, self.processes, self.step)
+        workers = worker_count(config, split)
+        pin = self.processes.device.type == "cuda"
+        with load_chunks(split, chunks.rows(), workers, pin, self._skipped) as images:
+            while self._goes_on():
+                begun = time.perf_counter()
+                factor = schedule.factor(self.step, self.budget.steps)
+                for group, peak in zip(self.parts.optimiser.param_groups, self.peaks, strict=True):
+                    group["lr"] = peak * factor
+                pieces = chunks.of_a_step(images)
+                loaded = time.perf_counter()
+                self.step += 1
+                record = self._update(pieces, labels, factor, begun, loaded)
+                self._after(record)
+        seconds = time.perf_counter() - self.started
+        stopped_by = "steps"
+        if self.stop.signal_name is not None:
+            stopped_by = self.stop.signal_name
+        elif self.step < config.steps:
+            stopped_by = "time"
+        if self.stop.asked:
+            self._save()
+        memory = _memory_by_part(self.parts, self.around.resident, self.processes.device)
+        return FitOutcome(self.step, stopped_by, self.budget.replanned, seconds, memory)
+
+    def _goes_on(self) -> bool:
+        """Whether another step is made; the main process's clock counts, a signal to any."""
+        main = self.processes.is_main
+        late = main and self.budget.out_of_time(time.perf_counter() - self.started)
+        plan = self.budget.steps if main else 0
+        asked, over, planned = self.processes.greatest(self.stop.asked, late, plan)
+        self.budget.steps = int(planned)
+        if asked and self.stop.signal_name is None:
+            self.stop.signal_name = "SIGTERM"  # it came to another process
+        return not (asked or over or self.step >= self.budget.steps)
+
+    def _update(
+        self, pieces: list[Piece], labels: _Labels, factor: float, begun: float, loaded: float
+    ) -> StepRecord:
+        try:
+            made = self.make(self.step, pieces, labels.value)
+        except NonFiniteBatchError as error:
+            raise self._non_finite(error, labels) from error
+        now = time.perf_counter()
+        images = sum(len(piece.rows) for piece in pieces)
+        if self.processes.count > 1:
+            images = int(self.processes.summed(torch.tensor(images, device=self.processes.device)))
+        return StepRecord(
+            step=self.step,
+            loss=made.loss,
+            learning_rate=self.config.learning_rate * factor,
+            gradient_norm=made.gradient_norm,
+            step_seconds=now - begun,
+            loss_seconds=made.loss_seconds,
+            data_seconds=loaded - begun,
+            network_seconds=made.network_seconds,
+            update_seconds=made.update_seconds,
+            images=images,
+            images_per_second=images / (now - begun),
+            memory_bytes=_peak_memory(self.processes.device),
+            seconds=now - self.started,
+        )
+
+    def _after(self, record: StepRecord) -> None:
+        """Log the step, look at the plan again, and evaluate and save where it is time to."""
+        self.run.log_step(asdict(record))
+        was_replanned, config = self.budget.replanned, self.config
+        reserved = self.evaluations_left * self.evaluation_seconds
+        self.budget.observe(self.step, record.step_seconds, record.seconds, reserved)
+        if self.budget.replanned and not was_replanned:
+            self.watcher.on_note(
                 f"{config.steps} steps do not fit into {config.seconds:g} s at this speed: planning for "
-                f"{budget.steps} now, for more again if it gets faster"
+                f"{self.budget.steps} now, for more again if it gets faster"
             )
-        watcher.on_step(record, budget.steps)
+        self.watcher.on_step(record, self.budget.steps)
         # What is left of the evaluations is spread over what is left of the steps.
-        due = evaluated + round((budget.steps - evaluated) / (evaluations_left + 1))
-        if evaluations_left > 0 and due <= step < budget.steps and not stop.asked:
-            begun = time.perf_counter()
-            evaluate_now(step)
-            ended = time.perf_counter()
-            evaluation_seconds, evaluated = ended - begun, step
-            left = None if config.seconds is None else config.seconds - (ended - started)
-            evaluations_left = _affordable(evaluations_left - 1, evaluation_seconds, left)
-    seconds = time.perf_counter() - started
-    if stop.signal_name is not None:
-        stopped_by = stop.signal_name
-    elif step < config.steps:
-        stopped_by = "time"
-    return FitOutcome(step, stopped_by, budget.replanned, seconds)
+        due = self.evaluated + round((self.budget.steps - self.evaluated) / (self.evaluations_left + 1))
+        wanted = self.evaluations_left > 0 and due <= self.step < self.budget.steps and not self.stop.asked
+        if self.processes.any(wanted and self.processes.is_main):
+            self._evaluate()
+        if config.checkpoint_every and self.step % config.checkpoint_every == 0 and self.step < config.steps:
+            self._save()
+
+    def _evaluate(self) -> None:
+        begun = time.perf_counter()
+        self.evaluate_now(self.step)
+        ended = time.perf_counter()
+        self.evaluation_seconds, self.evaluated = ended - begun, self.step
+        left = None if self.config.seconds is None else self.config.seconds - (ended - self.started)
+        self.evaluations_left = _affordable(self.evaluations_left - 1, self.evaluation_seconds, left)
+
+    def _save(self) -> None:
+        if self.around.checkpoints is None:
+            return
+        loop = {
+            "seconds": time.perf_counter() - self.started,
+            "evaluations_left": self.evaluations_left,
+            "evaluated": self.evaluated,
+            "halved": self.make.halved,
+            "budget": self.budget.state_dict(),
+        }
+        self.around.checkpoints.save(self.step, self.parts, {"loop": loop, **self.around.extra()})
+
+    def _skipped(self, path: Path) -> None:
+        self.watcher.on_note(f"{path} cannot be read and is left out")
+
+    def _non_finite(self, error: NonFiniteBatchError, labels: _Labels) -> NonFiniteLossError:
+        path = self.run.failed_batch
+        tensors = {
+            "rows": error.rows,
+            "images": error.images,
+            "labels": labels.classes[error.rows],
+            "embeddings": error.embeddings,
+        }
+        save_tensors(path, tensors, {"step": str(self.step), "loss": str(error.loss)})
+        finite = torch.isfinite(torch.tensor(error.loss))
+        what = "a non-finite gradient of the loss" if finite else f"loss {error.loss}"
+        return NonFiniteLossError(f"step {self.step} gave {what}; its batch is in {path}")
 
 
-def make_optimiser(model: nn.Module, loss: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW with the peak rates of a run; the centres of a loss have their own."""
-    rate = config.learning_rate
-    center_rate = find_loss(config.loss).center_rate
-    groups = parameter_groups(
-        model,
-        loss,
-        lr=rate,
-        center_lr=None if center_rate is None else rate * center_rate,
-        weight_decay=config.weight_decay,
-    )
-    return torch.optim.AdamW(groups)
+@dataclass
+class _Chunks:
+    """The chunks of this process, of every step in turn."""
+
+    batch: Callable[[int], Tensor]
+    config: TrainConfig
+    processes: Processes
+    first: int
+
+    def __post_init__(self) -> None:
+        each = -(-self.config.batch // self.processes.count)
+        self.size = self.config.chunk or each
+        self.numbers = self.processes.share(-(-self.config.batch // self.size))
+
+    def rows(self) -> Iterator[Tensor]:
+        """Of all steps that may be made."""
+        for step in range(self.first, self.config.steps):
+            parts = self.batch(step).split(self.size)
+            for number in self.numbers:
+                yield parts[number]
+
+    def of_a_step(self, images: Iterator[Loaded]) -> list[Piece]:
+        """The next step's, as they were read."""
+        return [Piece(number, *self._read(next(images))) for number in self.numbers]
+
+    @staticmethod
+    def _read(loaded: Loaded) -> tuple[Tensor, Tensor]:
+        return loaded.rows, loaded.images
 
 
-def class_indices(split: Split) -> Tensor:
-    """int64 [N], the class of every image of a split, classes counted from 0 without gaps."""
-    return torch.unique(split.labels, return_inverse=True)[1]
+def _stored(loss: nn.Module) -> nn.Module:
+    """What of a loss a checkpoint holds: without what gathers the batches of other processes."""
+    from fastdml.distributed import GlobalBatchLoss
 
-
-def _balanced_by(classes: Tensor, distilled: DistilledLabels | None, least: int) -> Tensor:
-    """int64 [N], the class that each image is drawn by; a teacher that predicts too few is not followed."""
-    if distilled is None or distilled.predicted.unique().numel() < least:
-        return classes
-    return distilled.predicted
+    return loss.loss if isinstance(loss, GlobalBatchLoss) else loss
 
 
 def _affordable(evaluations: int, each: float, seconds: float | None) -> int:
@@ -204,82 +409,20 @@ def _affordable(evaluations: int, each: float, seconds: float | None) -> int:
     return max(min(evaluations, int(_EVALUATION_SHARE * seconds / each)), 0)
 
 
-@dataclass(frozen=True)
-class _Batch:
-    rows: Tensor  # int64 [B], of the split
-    images: Tensor  # float32 [B, 1, H, W] in [0, 1]
-    labels: Tensor  # int64 [B], classes from 0 on
-    soft: SoftLabels | None  # [B]
-    confidence: Tensor | None  # float32 [B], 0 or 1
-
-    @staticmethod
-    def take(
-        split: Split,
-        classes: Tensor,
-        rows: Tensor,
-        augment: Augment | None,
-        generator: torch.Generator,
-        distilled: DistilledLabels | None,
-    ) -> _Batch:
-        device = generator.device
-        images = split.batch(rows).to(device)
-        if augment is not None:
-            images = augment(images, generator)
-        labels = classes[rows].to(device)
-        if distilled is None:
-            return _Batch(rows, images, labels, None, None)
-        trusted = distilled.trusted[rows].to(device, torch.float32)
-        return _Batch(rows, images, labels, distilled.soft[rows].to(device), trusted)
-
-    def value(self, loss: nn.Module, embeddings: Tensor) -> Tensor:
-        """The loss of embeddings [B, D] of its images."""
-        if self.soft is None:
-            return loss(embeddings, self.labels)
-        return loss(embeddings, self.soft, confidence=self.confidence)
+def _memory_by_part(parts: Parts, resident: int, device: torch.device) -> dict[str, int]:
+    """Bytes by part; the network and the loss were there before training."""
+    kept = [value for state in parts.optimiser.state.values() for value in state.values()]
+    optimiser = sum(value.nbytes for value in kept if isinstance(value, Tensor))
+    found = {
+        "network": sum(value.nbytes for value in parts.model.state_dict().values()),
+        "optimiser": optimiser,
+        "loss": sum(value.nbytes for value in (*parts.loss.parameters(), *parts.loss.buffers())),
+    }
+    peak = _peak_memory(device)
+    return {**found, "one step": max(0, peak - resident - optimiser)} if resident and peak else found
 
 
-def _step(
-    model: nn.Module,
-    loss: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    batch: _Batch,
-    step: int,
-    run: RunDirectory,
-) -> tuple[float, float, float]:
-    """One update; returns (loss, gradient norm, seconds in the loss, forward and backward)."""
-    optimiser.zero_grad(set_to_none=True)
-    embeddings = model(batch.images)
-    # The loss gets embeddings cut from the network's graph: its gradient is then a plain tensor that can be
-    # timed and looked at by itself before it goes on into the network.
-    cut = embeddings.detach().requires_grad_()
-    _wait_for(cut)
-    begun = time.perf_counter()
-    value = batch.value(loss, cut)
-    value.backward()
-    _wait_for(cut)
-    loss_seconds = time.perf_counter() - begun
-    gradient = cut.grad if cut.grad is not None else torch.zeros_like(cut)
-    learnt = [parameter.grad for parameter in loss.parameters() if parameter.grad is not None]
-    if not all(bool(torch.isfinite(found).all()) for found in (value, gradient, *learnt)):
-        raise _non_finite(batch, embeddings, value, step, run)
-
-    embeddings.backward(gradient)
-    norm = global_gradient_norm(model)
-    optimiser.step()
-    return float(value.detach()), norm, loss_seconds
-
-
-def _non_finite(batch: _Batch, embeddings: Tensor, value: Tensor, step: int, run: RunDirectory) -> Exception:
-    tensors = {"rows": batch.rows, "images": batch.images, "labels": batch.labels, "embeddings": embeddings}
-    save_tensors(run.failed_batch, tensors, {"step": str(step), "loss": str(float(value.detach()))})
-    what = (
-        f"loss {float(value.detach())}"
-        if not bool(torch.isfinite(value))
-        else "a non-finite gradient of the loss"
-    )
-    return NonFiniteLossError(f"step {step} gave {what}; its batch is in {run.failed_batch}")
-
-
-def _wait_for(tensor: Tensor) -> None:
-    if tensor.is_cuda:
-        torch.cuda.synchronize(tensor.device)
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resident_memory.high_water() if resident_memory.can_measure() else 0

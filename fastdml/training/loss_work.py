@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +22,14 @@ class LossWork:
         samples_per_class: in a batch. Where the loss has centres, a batch of more classes than these begins
             with the first again.
         classes: how many the loss has centres of, where it has centres.
+        options: arguments of the loss that differ from the catalogue's.
     """
 
     loss: str
     dim: int
     samples_per_class: int
     classes: int
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def centred(self) -> bool:
@@ -34,7 +38,7 @@ class LossWork:
 
     def make(self, device: torch.device | str = "cpu") -> nn.Module:
         """The loss, with fresh parameters."""
-        return find_loss(self.loss).make(self.classes, self.dim).to(device)
+        return find_loss(self.loss).make(self.classes, self.dim, **self.options).to(device)
 
     def batch(self, size: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """Embeddings float32 [size, dim] that gather loosely around their classes; labels int64 [size]."""

@@ -7,9 +7,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from fastdml.errors import InputError
+
 
 class EmbeddingNetwork(nn.Module):
-    """Four convolution blocks on small grey images, then a linear layer to the embedding.
+    """Four convolution blocks on small images, then a linear layer to the embedding.
 
     The last feature map (2 x 2 for 32 x 32 images) is not averaged away: where a stroke stands is what tells
     many characters apart.
@@ -17,17 +19,30 @@ class EmbeddingNetwork(nn.Module):
     Args:
         embedding_dim: width D of the embedding.
         width: channels of the first block; the others have 2, 4 and 4 times as many.
-        image_size: height and width of the images in pixels, a multiple of 16.
+        image_size: height and width of the images in pixels, one number where they are equal; multiples
+            of 16.
+        channels: of the images.
+
+    Raises:
+        InputError: the size is none of these.
     """
 
-    def __init__(self, embedding_dim: int = 64, width: int = 32, image_size: int = 32) -> None:
+    def __init__(
+        self,
+        embedding_dim: int = 64,
+        width: int = 32,
+        image_size: int | tuple[int, int] = 32,
+        channels: int = 1,
+    ) -> None:
         super().__init__()
-        if image_size < 16 or image_size % 16:
-            raise ValueError(f"image_size must be a multiple of 16, got {image_size}")
-        channels = [1, width, 2 * width, 4 * width, 4 * width]
-        self.image_size = image_size
-        self.blocks = nn.Sequential(*(_block(inner, outer) for inner, outer in pairwise(channels)))
-        self.head = nn.Linear(channels[-1] * (image_size // 16) ** 2, embedding_dim)
+        height, breadth = (image_size, image_size) if isinstance(image_size, int) else image_size
+        if min(height, breadth) < 16 or height % 16 or breadth % 16:
+            shown = image_size if isinstance(image_size, int) else f"{height} x {breadth}"
+            raise InputError(f"image_size must be a multiple of 16, got {shown}")
+        outer = [channels, width, 2 * width, 4 * width, 4 * width]
+        self.image_shape = (channels, height, breadth)
+        self.blocks = nn.Sequential(*(_block(inner, following) for inner, following in pairwise(outer)))
+        self.head = nn.Linear(outer[-1] * (height // 16) * (breadth // 16), embedding_dim)
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
         self.register_buffer("pixel_mean", torch.zeros(()))
@@ -37,7 +52,10 @@ class EmbeddingNetwork(nn.Module):
 
     @torch.no_grad()
     def set_pixel_statistics(self, images: Tensor) -> None:
-        """Take mean and deviation from the training images, uint8 [N, 1, H, W]; saved with the weights."""
+        """Take mean and deviation from training images, uint8 [N, C, H, W]; saved with the weights.
+
+        One of each for all channels: what these differ in is taken out by the first BatchNorm.
+        """
         counts = torch.bincount(images.flatten().int(), minlength=256).double()
         levels = torch.arange(256, device=images.device).double() / 255.0
         mean = (counts * levels).sum() / counts.sum()
@@ -48,11 +66,11 @@ class EmbeddingNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Embeddings float32 [N, D], not normalised (the losses and the metrics do that).
 
-        images: float32 [N, 1, image_size, image_size], in [0, 1].
+        images: float32 [N, C, H, W] of the network's size, in [0, 1].
         """
-        if images.ndim != 4 or list(images.shape[1:]) != [1, self.image_size, self.image_size]:
-            raise ValueError(
-                f"images must have shape [N, 1, {self.image_size}, {self.image_size}], "
+        if images.ndim != 4 or tuple(images.shape[1:]) != self.image_shape:
+            raise InputError(
+                f"images must have shape [N, {', '.join(map(str, self.image_shape))}], "
                 f"got {list(images.shape)}"
             )
         scaled = (images - self.pixel_mean) / self.pixel_std

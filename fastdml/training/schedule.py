@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
+from typing import Any
 
 _SLOW_START = 3  # the first steps are slow and say nothing about the others
 _WINDOW = 20  # steps whose mean time is the speed
@@ -14,17 +16,33 @@ _REPLAN_EVERY = 10  # steps
 _PLANNED_SHARE = 0.92
 
 
-def learning_rate_factor(step: int, steps: int, warmup_steps: int) -> float:
-    """Factor on the peak rate at ``step`` (from 0): linear warm-up, then half a cosine down to nearly 0.
+@dataclass(frozen=True)
+class RateSchedule:
+    """The learning rate over a run, as a factor on its peak; of steps alone, never of the clock.
 
-    A function of steps alone, never of the clock, so that a run can be repeated.
+    Attributes:
+        shape: "cosine" (half a wave, down to nearly 0), "constant", or "step" (falls by ``decay_factor``
+            every ``decay_every`` steps).
+        warmup_steps: over which the rate rises linearly from 0 first.
+        decay_every: see ``shape``.
+        decay_factor: see ``shape``.
     """
-    if step < warmup_steps:
-        return (step + 1) / (warmup_steps + 1)
-    if steps <= warmup_steps:
-        return 1.0
-    progress = (step - warmup_steps) / (steps - warmup_steps)
-    return 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
+
+    shape: str = "cosine"
+    warmup_steps: int = 0
+    decay_every: int = 1000
+    decay_factor: float = 0.1
+
+    def factor(self, step: int, steps: int) -> float:
+        """At ``step``, from 0, of ``steps``."""
+        if step < self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        if self.shape == "step":
+            return self.decay_factor ** (step // self.decay_every)
+        if self.shape == "constant" or steps <= self.warmup_steps:
+            return 1.0
+        progress = (step - self.warmup_steps) / (steps - self.warmup_steps)
+        return 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
 
 
 @dataclass
@@ -75,6 +93,14 @@ class StepBudget:
         planned = max(min(affordable, self.asked), step + 1)
         self.replanned |= planned != self.steps
         self.steps = planned
+
+    def state_dict(self) -> dict[str, Any]:
+        """The plan; the speed is measured anew."""
+        return {"steps": self.steps, "replanned": self.replanned}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with a plan."""
+        self.steps, self.replanned = int(state["steps"]), bool(state["replanned"])
 
     def out_of_time(self, elapsed: float) -> bool:
         """Whether the limit has passed, whatever was planned."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import fields
 
 import pytest
-import torch
 from rich.console import Console
 
-from fastdml import cli
 from fastdml.training.catalogue import LOSSES
 from fastdml.training.comparison import Cell, Outcome
 from fastdml.training.comparison.display import BarDisplay, LineDisplay, make_display
@@ -20,31 +19,15 @@ FINISHED = Cell("a", 0, 2, None, 3.0, "cpu", None, ((5, 0.25),), 5, {1: 0.5, 2: 
 FAILED = Cell("b", 0, 2, None, 3.0, "cpu", None, failure="step 3 gave loss nan")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Networks this small only wait for each other on several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def call(capsys, *words):
-    """Run the command in this process; returns (exit code, stdout, stderr)."""
-    with pytest.raises(SystemExit) as ended:
-        cli.main(list(words))
-    captured = capsys.readouterr()
-    return ended.value.code or 0, captured.out, captured.err
-
-
 def record(step):
-    return StepRecord(step, 0.5, 0.01, 1.0, 0.1, 0.01, 160.0, 0.1 * step)
+    figures = dict.fromkeys((one.name for one in fields(StepRecord)), 0.1)
+    return StepRecord(**{**figures, "step": step, "seconds": 0.1 * step})
 
 
-def test_it_compares_on_the_built_in_data_and_goes_on(tmp_path, capsys):
+def test_it_compares_on_the_built_in_data_and_goes_on(tmp_path, call):
     out = tmp_path / "comparison"
     words = ["compare", "--losses", "triplet-semihard, soft-triple", "--seeds", "1", *SMALL.split()]
-    code, output, _ = call(capsys, *words, "--out", str(out))
+    code, output, _ = call(*words, "--out", str(out))
     assert code == 0
     assert f"page: {out / 'index.html'}" in output
     content = json.loads((out / "comparison.json").read_text())
@@ -68,11 +51,11 @@ def test_it_compares_on_the_built_in_data_and_goes_on(tmp_path, capsys):
         "kmeans_seed": 0,
         "backend": None,
     }
-    code, output, _ = call(capsys, *words, "--out", str(out))
+    code, output, _ = call(*words, "--out", str(out))
     assert code == 0
     assert "2 cells, 2 of them there already" in output
     words[words.index("2")] = "3"
-    code, _, errors = call(capsys, *words, "--out", str(out))
+    code, _, errors = call(*words, "--out", str(out))
     assert code == 2
     assert "error: out must be a new folder or a comparison under the same protocol" in errors
     assert "steps was 2, is 3 (overwrite starts anew)" in errors
@@ -88,16 +71,16 @@ def test_it_compares_on_the_built_in_data_and_goes_on(tmp_path, capsys):
         ("--losses soft-triple --batch 400", "batch needs 200 classes, but glyphs has only 160 to train on"),
     ],
 )
-def test_what_cannot_work_is_named_and_leaves_nothing(tmp_path, capsys, words, message):
+def test_what_cannot_work_is_named_and_leaves_nothing(tmp_path, call, words, message):
     out = tmp_path / "comparison"
-    code, _, errors = call(capsys, "compare", *words.split(), "--out", str(out))
+    code, _, errors = call("compare", *words.split(), "--out", str(out))
     assert code == 2
     assert message in errors
     assert not out.exists()
 
 
 @pytest.mark.parametrize(("to_come", "expected"), [(3, 130), (0, 0)])
-def test_all_losses_by_default_and_the_exit_code_of_ctrl_c(tmp_path, capsys, monkeypatch, to_come, expected):
+def test_all_losses_by_default_and_the_exit_code_of_ctrl_c(tmp_path, call, monkeypatch, to_come, expected):
     asked = {}
 
     def stopped(protocol, losses, seeds, out, display, overwrite):
@@ -105,7 +88,7 @@ def test_all_losses_by_default_and_the_exit_code_of_ctrl_c(tmp_path, capsys, mon
         return Outcome([FINISHED, FAILED], to_come, "SIGINT")
 
     monkeypatch.setattr("fastdml.cli.compare.run_comparison", stopped)
-    code, output, _ = call(capsys, "compare", "--out", str(tmp_path / "x"), "--overwrite")
+    code, output, _ = call("compare", "--out", str(tmp_path / "x"), "--overwrite")
     assert code == expected
     assert asked == {"losses": list(LOSSES), "seeds": [0, 1, 2], "overwrite": True}
     assert ("cells are still to come" in output) == bool(to_come)
@@ -113,12 +96,12 @@ def test_all_losses_by_default_and_the_exit_code_of_ctrl_c(tmp_path, capsys, mon
     assert "50.0" in output
 
 
-def test_what_nmi_needs_is_told_with_an_exit_code(tmp_path, capsys, monkeypatch):
+def test_what_nmi_needs_is_told_with_an_exit_code(tmp_path, call, monkeypatch):
     import importlib.util
 
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "faiss" else found(name))
-    code, _, errors = call(capsys, "compare", "--out", str(tmp_path / "x"))
+    code, _, errors = call("compare", "--out", str(tmp_path / "x"))
     assert code == 1
     assert "pip install 'fastdml[evaluate]'" in errors
     assert not (tmp_path / "x").exists()

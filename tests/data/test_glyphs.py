@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+from collections.abc import Callable
 from importlib.resources import files
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from fastdml.data import Split, glyphs
+from fastdml.errors import InputError
 
 PERMISSIVE = {"OFL-1.1", "Apache-2.0", "MIT", "BSD-3-Clause", "public-domain"}
 STORED = ("train.npz", "test.npz", "glyphs.json", "NOTICE")
@@ -176,3 +182,93 @@ def test_loading_twice_gives_equal_and_separate_images(train: Split) -> None:
 def test_unknown_split_is_named() -> None:
     with pytest.raises(ValueError, match="split must be 'train' or 'test', got 'valid'"):
         glyphs.load("valid")  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The built-in files, as a folder of somebody's own."""
+    copy = tmp_path / "mine"
+    copy.mkdir()
+    for name in STORED:
+        shutil.copy(str(files(glyphs) / name), copy / name)
+    return copy
+
+
+def test_folder_reads_as_the_built_in_set_does(folder: Path, train: Split, test: Split) -> None:
+    for name, built_in in (("train", train), ("test", test)):
+        read = glyphs.load_folder(str(folder), name)  # type: ignore[arg-type]
+        assert read.name == f"mine/{name}"
+        assert torch.equal(images_of(read), images_of(built_in))
+        for field in ("labels", "domains", "is_query", "is_gallery"):
+            assert torch.equal(getattr(read, field), getattr(built_in, field)), field
+        assert (read.class_names, read.domain_names) == (built_in.class_names, built_in.domain_names)
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Store the arrays anew after `change`: a file that is whole, but another."""
+    with np.load(path) as stored:
+        arrays: dict[str, Any] = dict(stored)
+    change(arrays)
+    np.savez_compressed(path, **arrays)
+
+
+def retell(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    table = json.loads(path.read_text(encoding="utf-8"))
+    change(table)
+    path.write_text(json.dumps(table), encoding="utf-8")
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (lambda f: (f / "glyphs.json").unlink(), "made by `fastdml data make`, but it holds no glyphs.json"),
+        (lambda f: (f / "glyphs.json").write_text("{"), "not the table of a set of glyphs: Expecting"),
+        (lambda f: (f / "glyphs.json").write_text("[]"), "not the table of a set of glyphs"),
+        (lambda f: retell(f / "glyphs.json", lambda t: t.pop("kanji")), "it lacks 'kanji'"),
+        (lambda f: retell(f / "glyphs.json", lambda t: t.update(format=2)), "format must be 1, got 2"),
+        (lambda f: retell(f / "glyphs.json", lambda t: t.update(side="32")), "side must be a int, got '32'"),
+        (lambda f: retell(f / "glyphs.json", lambda t: t["fonts"][0].pop("role")), "'role'"),
+        (lambda f: (f / "test.npz").unlink(), "is not whole: test.npz is missing"),
+        (lambda f: (f / "test.npz").write_bytes(b"not an archive"), "test.npz is damaged and cannot be read"),
+        (lambda f: (f / "test.npz").write_bytes((f / "test.npz").read_bytes()[:-999]), "test.npz is damaged"),
+        (lambda f: flip_a_byte(f / "test.npz"), "test.npz is damaged"),
+        (
+            lambda f: shutil.copy(f / "train.npz", f / "test.npz"),
+            "images are not those that glyphs.json names",
+        ),
+        (
+            lambda f: rewrite(f / "test.npz", lambda a: a["images"].__setitem__((7, 3, 3), 9)),
+            "images are not",
+        ),
+        (
+            lambda f: rewrite(f / "test.npz", lambda a: a.pop("font")),
+            "must hold the arrays images, label and",
+        ),
+        (
+            lambda f: rewrite(f / "test.npz", lambda a: a.update(images=a["images"][:-1])),
+            r"images must be uint8 \[4000, 32, 32\], got uint8 \[3999, 32, 32\]",
+        ),
+        (
+            lambda f: rewrite(f / "test.npz", lambda a: a.update(label=a["label"] - 200)),
+            "label must be each of 200 to 399, the classes of test",
+        ),
+        (lambda f: rewrite(f / "test.npz", lambda a: a["font"].__setitem__(0, 20)), "into 20 typefaces"),
+    ],
+)
+def test_damaged_or_foreign_folder_is_refused(
+    folder: Path, damage: Callable[[Path], object], complaint: str
+) -> None:
+    damage(folder)
+    with pytest.raises(InputError, match=complaint):
+        glyphs.load_folder(folder, "test")
+
+
+def test_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"path must be a folder made by `fastdml data make`, got .*nowhere"):
+        glyphs.load_folder(tmp_path / "nowhere", "test")

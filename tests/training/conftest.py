@@ -63,6 +63,9 @@ class Recorder:
         self.planned.append(steps)
         self.after_step(record)
 
+    def on_chunk(self, done, total):
+        pass
+
     def on_note(self, text):
         self.notes.append(text)
 

@@ -14,7 +14,8 @@ from fastdml.training import EmbeddingNetwork, TrainConfig, catalogue
 from fastdml.training.catalogue import LOSSES, LossEntry
 from fastdml.training.centers import AT_RANDOM, BUSIEST, DELTAS, CenterHistory, center_history, drawn_images
 from fastdml.training.checkpoint import load_weights
-from fastdml.training.loop import class_indices, make_optimiser
+from fastdml.training.batches import class_indices
+from fastdml.training.optimisers import make_optimiser
 from fastdml.training.run import read_lines
 
 SEVERAL = ["soft-triple", "soft-triple-many-centres", "hard-triple", "sub-centre-arcface"]

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from fastdml.training.report.charts import Series, line_chart, linear_axis, log_axis, smooth, value_axis
+from fastdml.training.report.charts import Series, line_chart, linear_axis, log_axis, smooth, thin, value_axis
 
 
 @pytest.mark.parametrize(
@@ -70,3 +70,14 @@ def test_text_is_escaped():
 def test_smooth_is_the_mean_of_the_last_values():
     assert smooth([1.0, 3.0, 5.0, 7.0], 2) == [1.0, 2.0, 4.0, 6.0]
     assert smooth([], 3) == []
+
+
+def test_thinned_lines_keep_their_ends_and_extremes():
+    points = [(i, float((i * 7919) % 1000)) for i in range(10_000)]
+    points[4321] = (4321, 5000.0)
+    points[8765] = (8765, -5000.0)
+    thinned = thin(points, most=100)
+    assert len(thinned) <= 102
+    assert thinned == sorted(set(thinned) & set(points))
+    assert {points[0], points[-1], points[4321], points[8765]} <= set(thinned)
+    assert thin(points[:100], most=100) == points[:100]

@@ -52,6 +52,9 @@ class Watcher:
     def on_step(self, record, steps):
         self.after_step(record)
 
+    def on_chunk(self, done, total):
+        pass
+
     def on_note(self, text):
         raise AssertionError(text)
 

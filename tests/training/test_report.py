@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import re
 from dataclasses import replace
+from html import escape
 from html.parser import HTMLParser
 
 import pytest
 import torch
-from PIL import Image
 
 from fastdml.training.centers import Drawn
 from fastdml.training.fusion_panel import FusionPanel, FusionRow
 from fastdml.training.report import render_report
-from fastdml.training.report.fusion import fusion_headline, write_bytes, write_seconds
-from fastdml.training.report.gallery import png_data, retrieval_gallery
-from fastdml.training.report.page import command
+from fastdml.training.report.fusion import fusion_headline
+from fastdml.training.report.gallery import retrieval_gallery
+from fastdml.training.report.units import write_bytes, write_seconds
+from fastdml.training.settings_text import command_of
 
 VOID = {"meta", "img", "line", "polyline"}
 
@@ -62,15 +61,27 @@ PANEL = FusionPanel(
 )
 
 
+def record(step, **changes):
+    """A line of a log."""
+    return {
+        "step": step,
+        "loss": 1.0 / step,
+        "learning_rate": 0.004,
+        "gradient_norm": 2.5,
+        "step_seconds": 0.08,
+        "loss_seconds": 0.002,
+        "images_per_second": 200.0,
+        "memory_bytes": 1_230_000_000,
+        **changes,
+    }
+
+
 @pytest.fixture
 def report(run):
     """The page of a tiny run with a panel, and the run's result."""
     result, _ = run()
     result.panel = PANEL
-    records = [
-        {"step": i + 1, "loss": 1.0 / (i + 1), "step_seconds": 0.08, "loss_seconds": 0.002} for i in range(6)
-    ]
-    return render_report(result, "a <run> & more", records), result
+    return render_report(result, "a <run> & more", [record(i + 1) for i in range(6)]), result
 
 
 def test_it_is_whole_html_with_nothing_to_fetch(report):
@@ -79,7 +90,7 @@ def test_it_is_whole_html_with_nothing_to_fetch(report):
         assert tag not in ("script", "link", "iframe", "object", "base")
         for name in ("src", "href", "srcset", "data", "poster"):
             if attributes.get(name):
-                assert attributes[name].startswith("data:image/png;base64,")
+                assert re.match("data:image/(png|jpeg);base64,", attributes[name])
     assert not re.search(r"url\(|@import|https?://", report[0])
     assert report[0].startswith("<!doctype html>")
 
@@ -90,12 +101,15 @@ def test_the_figures_are_in_it(report):
     for row in result.rows.values():
         for value in row.values():
             assert f"{100 * value:.1f} %" in words
+    assert f"mAP is {100 * result.final.result.mean_average_precision:.1f} %" in words
+    assert "own camera" not in words
     assert "20.0" in words  # 1.6 s against 0.08 s
     assert "1.6 s" in words
     assert "500 µs" in words
     assert "100 kB" in words
     assert "Memory: as measured." in words
     assert "2.5 % of the step" in words  # the loss's share of a step
+    assert "1.23 GB" in words  # the peak of the log
     assert result.environment.torch in words
 
 
@@ -131,19 +145,105 @@ def test_the_gallery_depends_on_the_seed_alone(run):
     assert retrieval_gallery(result.final, result.test, seed=1) != again
 
 
-def test_pictures_keep_their_pixels():
-    pixels = torch.randint(0, 256, (1, 9, 7), dtype=torch.uint8)
-    data = base64.b64decode(png_data(pixels).split(",")[1])
-    assert (torch.tensor(list(Image.open(io.BytesIO(data)).tobytes())) == pixels.flatten()).all()
-
-
-def test_a_run_without_panel_domains_or_steps(run, recorder):
+def test_a_run_without_panel_domains_raw_pixels_or_steps(run, recorder):
     result, _ = run(steps=1, evaluations=0)
-    result.test = replace(result.test, domains=None, domain_names=())
+    result.dataset = replace(result.dataset, test=replace(result.test, domains=None, domain_names=()))
+    del result.rows["raw pixels"]
+    result.memory, result.time_by_part = {}, {}
     text = render_report(result, "bare", [])
     Page(text)
     assert "What fusing buys" not in text
     assert "by typeface" not in text
+    assert "pixels" not in text
+    assert "Time and memory" not in text
+    untrained = result.rows["untrained"][1]
+    assert f"With the untrained network {100 * untrained:.1f} % would." in text
+
+
+def test_every_part_of_time_and_memory_is_a_bar_of_its_length(report):
+    _, result = report
+    result.time_by_part = {"waiting for images": 0.02, "network": 0.08, "loss": 0.002, "update": 0.0}
+    result.memory = {"network": 4_000_000, "loss": 1_000_000}
+    text = render_report(result, "x", [record(1)])
+    bars = re.findall(r'<span>([^<]*)</span><span class="bar"><i style="width:([\d.]+)%"></i></span>', text)
+    assert bars[:6] == [
+        ("waiting for images", "25.0"),
+        ("network", "100.0"),
+        ("loss", "2.5"),
+        ("update", "0.0"),
+        ("network", "100.0"),
+        ("loss", "25.0"),
+    ]
+    assert "102 ms together" in text
+    assert "20 % of a step is spent waiting for images" in text
+    result.time_by_part["waiting for images"] = 0.004
+    assert "spent waiting" not in render_report(result, "x", [record(1)])
+
+
+def test_notes_of_the_data_and_processes_are_told(report):
+    _, result = report
+    test = replace(result.test, cameras=torch.arange(36))
+    result.dataset = replace(
+        result.dataset, name="Cars <196>", test=test, notes=("3 images are missing: a&b.jpg", "x")
+    )
+    result.world_size = 4
+    text = render_report(result, "x", [])
+    assert "<li>3 images are missing: a&amp;b.jpg</li><li>x</li>" in text
+    assert "Cars &lt;196&gt;: 8 classes (48 images)" in text
+    assert "16 images each over 4 processes" in text
+    assert "What a query's own camera saw of its class is left out." in text
+    assert "<td>processes</td><td>4</td>" in text
+
+
+def test_a_long_log_is_drawn_with_few_points_and_keeps_its_peaks(report):
+    _, result = report
+    log = [record(i + 1, loss=2.0, gradient_norm=1.0) for i in range(20_000)]
+    log[12_345].update(loss=8.0, gradient_norm=None)
+    text = render_report(result, "x", log)
+    assert len(text) < len(render_report(result, "x", [record(1)])) + 100_000
+    lines = [points.split() for points in re.findall(r'<polyline class="faint c1" points="([^"]*)"', text)]
+    heights = [float(point.split(",")[1]) for point in lines[0]]
+    assert sum(height < min(heights) + 1 for height in heights) == 1
+    assert heights.count(max(heights)) == len(heights) - 1
+
+
+class Photos:
+    """Large images in colour that are made when asked for."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, rows):
+        generator = torch.Generator().manual_seed(int(rows[0]))
+        return torch.randint(0, 256, (len(rows), 3, 384, 288), dtype=torch.uint8, generator=generator)
+
+
+def test_photos_from_files_make_a_page_that_can_be_sent(run):
+    result, _ = run(steps=2)
+    result.train = replace(result.train, images=Photos(48))
+    result.dataset = replace(result.dataset, test=replace(result.test, images=Photos(36)))
+    text = render_report(result, "x", [])
+    assert text.count("data:image/jpeg") > 100
+    assert len(text) < 3_000_000
+
+
+def test_a_run_on_features_shows_names_for_images(run):
+    result, _ = run(steps=2)
+    result.train = replace(result.train, images=torch.randn(48, 5))
+    result.dataset = replace(result.dataset, test=replace(result.test, images=torch.randn(36, 5)))
+    text = render_report(result, "x", [])
+    Page(text)
+    assert "data:image" not in text
+    assert 'class="tile"' in text
+    assert "A class to learn from" not in text
+
+
+def test_the_command_that_repeats_the_run_is_on_the_page(report):
+    text, result = report
+    assert f"<code>{escape(command_of(result.config))}</code>" in text
 
 
 def test_an_empty_panel_says_why(report):
@@ -157,26 +257,6 @@ def test_the_headline_of_the_panel_is_honest_about_losing():
     slow = replace(PANEL, rows=[FusionRow(128, 0.002, 0.001, 2_000_000, 1_000_000, 5)])
     assert "2.0 times slower" in fusion_headline(slow)
     assert "2 MB instead of 1 MB" in fusion_headline(slow)
-
-
-def test_the_command_repeats_the_settings(settings):
-    from fastdml.training import TrainConfig
-
-    config = TrainConfig(**{**settings, "augment": False, "seconds": None})
-    words = command(config).split()
-    assert words[:4] == ["fastdml", "train", "--data", "tiny"]
-    assert words[words.index("--steps") + 1] == "6"
-    assert "--no-augment" in words
-    assert "--learning-rate" not in words
-    assert words[words.index("--samples-per-class") + 1] == "4"
-
-
-@pytest.mark.parametrize(("samples", "said"), [(2, False), (8, True)])
-def test_the_command_leaves_out_only_what_the_loss_chooses_itself(samples, said):
-    from fastdml.training import TrainConfig
-
-    words = command(TrainConfig(loss="soft-triple", samples_per_class=samples)).split()
-    assert ("--samples-per-class" in words) == said
 
 
 def test_units():

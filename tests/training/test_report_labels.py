@@ -12,8 +12,8 @@ from fastdml.noise import CorruptedLabels, DistilledLabels
 from fastdml.soft_labels import SoftLabels
 from fastdml.training.distillation import LabelFindings
 from fastdml.training.report import render_report
-from fastdml.training.report.gallery import Pictures
 from fastdml.training.report.noise import labels_lead, labels_section, shares_by_tenth
+from fastdml.training.report.pictures import Pictures
 
 OWN = torch.tensor([0.95, 0.1, 0.8, 0.7, 0.02, 0.6])
 NOISY = torch.tensor([False, True, False, False, True, True])

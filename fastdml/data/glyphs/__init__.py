@@ -7,48 +7,20 @@ All test images are queries; the gallery holds the 16 typefaces only, so what is
 has to be found in print.
 
 NOTICE, beside this file, names the typefaces' authors and says what their licences ask for;
-tools/make_glyphs.py made the files.
+tools/make_glyphs.py made the files. `load_folder` reads larger sets, which `fastdml data make` makes.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from importlib.resources import files
-from typing import Any, Literal, get_args
+from pathlib import Path
 
-import numpy as np
-import torch
-
+from fastdml.data.glyphs.reading import Font, SplitName, read_split, read_table
 from fastdml.data.split import Split
+from fastdml.errors import InputError
 
-QUERY_ONLY = "query-only"
-SplitName = Literal["train", "test"]
+__all__ = ["Font", "SplitName", "fonts", "load", "load_folder", "notice"]
 
-
-@dataclass(frozen=True)
-class Font:
-    """A typeface of the data set and where it came from.
-
-    Attributes:
-        family: name of the typeface; the split's `domain_names` are these, in the same order.
-        file: file in the Debian package.
-        package: Debian package.
-        version: version of that package.
-        licence: "OFL-1.1", "Apache-2.0", "MIT", "BSD-3-Clause" or "public-domain".
-        copyright: holders, as the package states them.
-        sha256: of the font file, hexadecimal.
-        role: "train+gallery", or "query-only" for typefaces absent from training and gallery.
-    """
-
-    family: str
-    file: str
-    package: str
-    version: str
-    licence: str
-    copyright: str
-    sha256: str
-    role: str
+_FOLDER = Path(__file__).parent
 
 
 def load(split: SplitName = "train") -> Split:
@@ -63,38 +35,37 @@ def load(split: SplitName = "train") -> Split:
         every image is query and gallery.
 
     Raises:
-        ValueError: `split` is neither name.
+        InputError: `split` is neither name.
     """
-    if split not in get_args(SplitName):
-        raise ValueError(f"split must be 'train' or 'test', got {split!r}")
-    with (files(__name__) / f"{split}.npz").open("rb") as file, np.load(file, allow_pickle=False) as stored:
-        images = torch.from_numpy(stored["images"]).unsqueeze(1)
-        labels = torch.from_numpy(stored["label"].astype(np.int64))
-        domains = torch.from_numpy(stored["font"].astype(np.int64))
-    typefaces = fonts()
-    in_gallery = torch.tensor([font.role != QUERY_ONLY for font in typefaces])
-    return Split(
-        name=f"glyphs/{split}",
-        images=images,
-        labels=labels,
-        class_names=tuple(_table()["kanji"]),
-        is_query=torch.ones(len(labels), dtype=torch.bool),
-        is_gallery=in_gallery[domains],
-        domains=domains,
-        domain_names=tuple(font.family for font in typefaces),
-    )
+    return read_split(_FOLDER, split, f"glyphs/{split}")
+
+
+def load_folder(path: str | Path, split: SplitName = "train") -> Split:
+    """Read one half of a set that `fastdml data make` made.
+
+    Args:
+        path: its folder, with glyphs.json, train.npz and test.npz.
+        split: "train" (the first half of the kanji, plain) or "test" (the others, perturbed).
+
+    Returns:
+        A `Split` like those of `load`, with images uint8 [N, 1, side, side], named after the folder. In
+        glyphs-large every test image is query and gallery.
+
+    Raises:
+        InputError: `split` is neither name, or the folder is missing, foreign, not whole or damaged: the
+            images are compared with the SHA-256 that glyphs.json holds.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise InputError(f"path must be a folder made by `fastdml data make`, got {folder}, which is none")
+    return read_split(folder, split, f"{folder.resolve().name}/{split}")
 
 
 def fonts() -> tuple[Font, ...]:
     """The typefaces, in the order of the `domains` of `load`."""
-    return tuple(Font(**row) for row in _table()["fonts"])
+    return read_table(_FOLDER).fonts
 
 
 def notice() -> str:
     """The text of NOTICE: authors, licences and what they ask for."""
-    return (files(__name__) / "NOTICE").read_text(encoding="utf-8")
-
-
-def _table() -> dict[str, Any]:
-    table: dict[str, Any] = json.loads((files(__name__) / "glyphs.json").read_text(encoding="utf-8"))
-    return table
+    return (_FOLDER / "NOTICE").read_text(encoding="utf-8")

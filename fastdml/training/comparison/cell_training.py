@@ -17,7 +17,7 @@ from fastdml.training.comparison.folder import ComparisonFolder
 from fastdml.training.comparison.holdout import hold_out_classes, perturbed
 from fastdml.training.comparison.protocol import Protocol
 from fastdml.training.evaluation import KS, embed, retrieve
-from fastdml.training.experiment import make_network
+from fastdml.training.backbones import make_network
 from fastdml.training.loop import NonFiniteLossError, StepWatcher, fit
 from fastdml.training.run import RunDirectory
 from fastdml.training.stopping import StopRequest

@@ -20,7 +20,8 @@ from fastdml.training.comparison.protocol import Protocol, commit
 from fastdml.training.comparison.results import write_results
 from fastdml.training.config import ConfigError
 from fastdml.training.environment import backend_of
-from fastdml.training.experiment import check_batch, chosen_backend, find_device
+from fastdml.training.batches import check_batch
+from fastdml.training.run_setup import chosen_backend, find_device
 from fastdml.training.loss_work import LossWork
 from fastdml.training.stopping import StopRequest
 

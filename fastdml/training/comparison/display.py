@@ -56,6 +56,9 @@ class LineDisplay:
     def on_step(self, record: StepRecord, steps: int) -> None:
         """Nothing: a line a cell is enough."""
 
+    def on_chunk(self, done: int, total: int) -> None:
+        """Small batches have one."""
+
     def on_note(self, text: str) -> None:
         """Print the note."""
         print(f"note: {text}", flush=True)
@@ -107,6 +110,9 @@ class BarDisplay:
         count = f"loss {record.loss:.4f}  {record.step}/{steps}"
         self._progress.update(self._cell, completed=record.step, total=steps, count=count)
         self._progress.update(self._all, completed=self._done - self._kept + record.step / steps)
+
+    def on_chunk(self, done: int, total: int) -> None:
+        """Small batches have one."""
 
     def on_note(self, text: str) -> None:
         """Print the note above the bars."""

@@ -9,8 +9,10 @@ from statistics import fmean
 from fastdml.data import Split
 from fastdml.training.centers import AT_RANDOM, BUSIEST, CenterCounts, CenterHistory, Drawn
 from fastdml.training.report.charts import Series, line_chart, linear_axis
-from fastdml.training.report.elements import card, side_by_side
-from fastdml.training.report.gallery import Pictures
+from fastdml.training.report.elements import Bar, bar_list, card, side_by_side
+from fastdml.training.report.pictures import Pictures
+
+_MOST_IMAGES = 16  # of a centre
 
 
 def centers_lead(centers: CenterHistory) -> str:
@@ -40,7 +42,7 @@ def centers_section(centers: CenterHistory, split: Split) -> str:
 _GALLERY_NOTE = (
     f"Training images of {AT_RANDOM} classes drawn at random with the run's seed, then of the {BUSIEST} in "
     "which the most centres draw images. Each image stands beside the centre of its class that its embedding "
-    "is the most similar to; one row a centre, the most similar image first."
+    f"is the most similar to; one row a centre, of its images the {_MOST_IMAGES} most similar."
 )
 
 
@@ -66,13 +68,14 @@ def _curve_note(centers: CenterHistory) -> str:
 def _distribution(counts: CenterCounts) -> str:
     numbers = Counter(counts.final)
     most = max(numbers.values())
-    rows = "".join(
-        f"<span>{number} {_plural('centre', number)}</span>"
-        f'<span class="bar"><i style="width:{100 * numbers[number] / most:.1f}%"></i></span>'
-        f'<span class="share">{numbers[number]} {_plural("class", numbers[number])}</span>'
+    return bar_list(
+        Bar(
+            f"{number} {_plural('centre', number)}",
+            numbers[number] / most,
+            f"{numbers[number]} {_plural('class', numbers[number])}",
+        )
         for number in range(min(numbers), max(numbers) + 1)
     )
-    return f'<div class="bars">{rows}</div>'
 
 
 def _gallery(centers: CenterHistory, split: Split) -> str:
@@ -95,7 +98,7 @@ def _class(name: str, drawn: list[Drawn], pictures: Pictures) -> str:
 def _row(drawn: Drawn, pictures: Pictures) -> str:
     number = len(drawn.images)
     merged = f"{drawn.centers} centres in one, " if drawn.centers > 1 else ""
-    images = "".join(pictures.image(row) for row in drawn.images)
+    images = "".join(pictures.image(row) for row in drawn.images[:_MOST_IMAGES])
     return (
         f'<div class="drawn"><div><b>{number} {_plural("image", number)}</b>'
         f"<span>{merged}cosine {fmean(drawn.cosines):.2f}</span></div><div>{images}</div></div>"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 _WIDTH, _HEIGHT = 560, 330
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 18, 34, 46
@@ -170,3 +171,19 @@ def smooth(values: Sequence[float], window: int) -> list[float]:
             total -= values[position - window]
         result.append(total / min(position + 1, window))
     return result
+
+
+def thin(points: Sequence[tuple[float, float]], most: int = 600) -> list[tuple[float, float]]:
+    """At most about ``most`` points that look the same: of equal shares of them the lowest and the highest.
+
+    The first and the last point stay.
+    """
+    if len(points) <= most:
+        return list(points)
+    shares = most // 2
+    edges = [round(i * len(points) / shares) for i in range(shares + 1)]
+    kept = {0, len(points) - 1}
+    for low, high in pairwise(edges):
+        kept.add(min(range(low, high), key=lambda i: points[i][1]))
+        kept.add(max(range(low, high), key=lambda i: points[i][1]))
+    return [points[i] for i in sorted(kept)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from html import escape
 
 
@@ -21,3 +23,30 @@ def card(body: str, title: str = "", note: str = "") -> str:
 def side_by_side(*bodies: str) -> str:
     """Pieces next to each other, below each other on a narrow screen."""
     return f'<div class="pair">{"".join(bodies)}</div>'
+
+
+def stack(*bodies: str) -> str:
+    """Pieces below each other, as one of those side by side."""
+    return f'<div class="stack">{"".join(bodies)}</div>'
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A named bar: its length from 0 to 1, and what is written beside it; ``other``: the second colour."""
+
+    name: str
+    length: float
+    value: str
+    other: bool = False
+
+
+def bar_list(bars: Iterable[Bar]) -> str:
+    """Bars below each other."""
+    rows = "".join(
+        f"<span>{escape(bar.name)}</span>"
+        f'<span class="bar{" other" if bar.other else ""}">'
+        f'<i style="width:{100 * bar.length:.1f}%"></i></span>'
+        f'<span class="share">{escape(bar.value)}</span>'
+        for bar in bars
+    )
+    return f'<div class="bars">{rows}</div>'

@@ -1,22 +1,23 @@
-"""Pictures: what the task is, and what the network finds."""
+"""Pictures: what the task is, what the network finds, and what it does not find."""
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from html import escape
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from fastdml.data import Split
 from fastdml.training.evaluation import SplitRetrieval
+from fastdml.training.report.judged import Hit, first_right, nearest
+from fastdml.training.report.pictures import Pictures
 
 _SHOWN = 8
 _EXAMPLES = 16
+_WORST = 10  # queries
+_WRONG = 7  # images before the right one
 
 
 @dataclass(frozen=True)
@@ -53,33 +54,55 @@ def retrieval_gallery(found: SplitRetrieval, split: Split, seed: int) -> str:
         chosen = members[torch.randperm(members.numel(), generator=generator)[: group.count]]
         if chosen.numel() == 0:
             parts.append("<p>There are none.</p>")
-        parts.append(_rows(chosen, found, split, pictures))
+        for query, hits in zip(chosen.tolist(), nearest(found, split, chosen, _SHOWN), strict=True):
+            parts.append(_row(pictures, int(found.query_rows[query]), "query", map(_Tile, hits)))
         parts.append("</div>")
     return "".join(parts)
 
 
-def _rows(queries: Tensor, found: SplitRetrieval, split: Split, pictures: Pictures) -> str:
-    indices, similarities = found.result.neighbours(queries, _SHOWN)
-    parts = []
-    for query, hits, values in zip(queries.tolist(), indices.tolist(), similarities.tolist(), strict=True):
-        row = int(found.query_rows[query])
-        cells = [
-            f'<figure class="query">{pictures.image(row)}<figcaption>query</figcaption></figure>'
-            '<div class="arrow" aria-hidden="true">→</div>'
-        ]
-        for hit, value in zip(hits, values, strict=True):
-            if hit < 0:
-                continue
-            other = int(found.gallery_rows[hit])
-            right = bool(split.labels[other] == split.labels[row])
-            kind, mark, word = ("right", "✓", "right") if right else ("wrong", "✗", "wrong")
-            cells.append(
-                f'<figure class="hit {kind}">{pictures.image(other)}'
-                f'<figcaption title="{word}, cosine similarity {value:.3f}">{mark} {value:.2f}</figcaption>'
-                "</figure>"
-            )
-        parts.append(f'<div class="hits">{"".join(cells)}</div>')
-    return "".join(parts)
+def worst_queries(found: SplitRetrieval, split: Split) -> str:
+    """Queries whose first right image ranks the lowest: the wrong ones before it, then that image.
+
+    Empty where every query finds a right image first.
+    """
+    ranks = found.result.first_hit_rank.cpu()
+    chosen = torch.argsort(ranks, descending=True, stable=True)[:_WORST]
+    chosen = chosen[ranks[chosen] > 1]
+    pictures = Pictures(split)
+    rows = []
+    for query, hits in zip(chosen.tolist(), nearest(found, split, chosen, 2 * _WRONG), strict=True):
+        rank, row = int(ranks[query]), int(found.query_rows[query])
+        tiles = [_Tile(hit) for hit in hits if not hit.right][: min(_WRONG, rank - 1)]
+        tiles.append(_Tile(first_right(found, split, query), f"rank {rank}"))
+        rows.append(_row(pictures, row, split.class_names[int(split.labels[row])], tiles))
+    return "".join(rows)
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """A gallery image in a row; ``rank`` is written for one that does not follow the image before it."""
+
+    hit: Hit
+    rank: str = ""
+
+    def figure(self, pictures: Pictures) -> str:
+        hit = self.hit
+        kind, mark, word = ("right", "✓", "right") if hit.right else ("wrong", "✗", "wrong")
+        text = self.rank or f"{hit.similarity:.2f}"
+        return (
+            f'<figure class="hit {kind}{" later" if self.rank else ""}">{pictures.image(hit.row)}'
+            f'<figcaption title="{word}, cosine similarity {hit.similarity:.3f}">{mark} {text}</figcaption>'
+            "</figure>"
+        )
+
+
+def _row(pictures: Pictures, row: int, name: str, tiles: Iterable[_Tile]) -> str:
+    return (
+        f'<div class="hits"><figure class="query">{pictures.image(row)}'
+        f'<figcaption title="{escape(name, quote=True)}">{escape(name)}</figcaption></figure>'
+        '<div class="arrow" aria-hidden="true">→</div>'
+        f"{''.join(tile.figure(pictures) for tile in tiles)}</div>"
+    )
 
 
 def example_strip(split: Split, rows: Tensor) -> str:
@@ -89,40 +112,7 @@ def example_strip(split: Split, rows: Tensor) -> str:
     return f'<div class="strip">{figures}</div>'
 
 
-def class_rows(split: Split, position: int, keep: Tensor) -> Tensor:
-    """Rows of the split that show its ``position``-th class and are kept, in order."""
-    label = torch.unique(split.labels)[position]
-    return torch.nonzero((split.labels == label) & keep).squeeze(1)
-
-
-class Pictures:
-    """Images of a split as <img> elements with their data inside.
-
-    Grey images that are mostly dark are light strokes on black; they are shown as ink on paper.
-    """
-
-    def __init__(self, split: Split) -> None:
-        self._split = split
-        sample = split.images[torch.arange(min(len(split), 256))]
-        self._inverted = sample.shape[1] == 1 and float(sample.float().mean()) < 100.0
-
-    def image(self, row: int) -> str:
-        """The image of a row, described by its class and domain."""
-        split = self._split
-        pixels = split.images[torch.tensor([row])][0]
-        if self._inverted:
-            pixels = 255 - pixels
-        text = split.class_names[int(split.labels[row])]
-        if split.domains is not None:
-            text += f", {split.domain_names[int(split.domains[row])]}"
-        description = escape(text, quote=True)
-        return f'<img class="glyph" src="{png_data(pixels)}" alt="{description}" title="{description}">'
-
-
-def png_data(pixels: Tensor) -> str:
-    """uint8 [C, H, W] with one or three channels as a data URI."""
-    array = pixels.cpu().numpy()
-    picture = Image.fromarray(array[0] if array.shape[0] == 1 else array.transpose(1, 2, 0))
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+def class_rows(split: Split, keep: Tensor) -> Tensor:
+    """Rows of the split that show the first class of those that are kept, in order; kept or not."""
+    labels = split.labels[keep]
+    return torch.nonzero(split.labels == labels.min()).squeeze(1)

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from fastdml.data import Split
 from fastdml.noise import DistilledLabels
+from fastdml.training.batches import class_indices
 from fastdml.training.distillation import LabelFindings
-from fastdml.training.loop import class_indices
 from fastdml.training.report.charts import Series, line_chart, linear_axis
-from fastdml.training.report.elements import card, side_by_side
-from fastdml.training.report.gallery import Pictures
+from fastdml.training.report.elements import Bar, bar_list, card, side_by_side
+from fastdml.training.report.pictures import Pictures
 
 _BINS = 10
 _SHOWN = 12
@@ -98,13 +98,10 @@ def shares_by_tenth(probabilities: Tensor) -> list[tuple[float, float]]:
 
 
 def _rounds(found: DistilledLabels) -> str:
-    rows = "".join(
-        f"<span>{f'round {number}' if number else 'all images'}</span>"
-        f'<span class="bar"><i style="width:{100 * trusted / len(found):.1f}%"></i></span>'
-        f'<span class="share">{trusted}</span>'
+    return bar_list(
+        Bar(f"round {number}" if number else "all images", trusted / len(found), str(trusted))
         for number, trusted in enumerate(found.trusted_by_round)
     )
-    return f'<div class="bars">{rows}</div>'
 
 
 def _doubts(found: DistilledLabels, noisy: Tensor | None, split: Split) -> str:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from html import escape
 from typing import Any
 
 import torch
 
-from fastdml.training.catalogue import find_loss
 from fastdml.training.checkpoint import write_atomically
-from fastdml.training.config import TrainConfig
-from fastdml.training.experiment import RunResult
 from fastdml.training.report import sections
 from fastdml.training.report.centers import centers_lead, centers_section
+from fastdml.training.report.cost import cost_section
+from fastdml.training.report.curves import curves
 from fastdml.training.report.elements import card, section
+from fastdml.training.report.embedding_map import embedding_map
+from fastdml.training.report.facts import facts
 from fastdml.training.report.fusion import fusion_headline, fusion_section
-from fastdml.training.report.gallery import class_rows, example_strip, retrieval_gallery
+from fastdml.training.report.gallery import class_rows, example_strip, retrieval_gallery, worst_queries
 from fastdml.training.report.noise import labels_lead, labels_section
+from fastdml.training.report.pictures import Pictures
 from fastdml.training.report.style import STYLE
 from fastdml.training.run import RunDirectory, read_lines
+from fastdml.training.run_result import RunResult
+from fastdml.training.settings_text import command_of
 
 
 def write_report(result: RunResult, run: RunDirectory) -> None:
@@ -40,29 +42,34 @@ def render_report(result: RunResult, name: str, log: Sequence[Mapping[str, Any]]
         sections.stats(result, log),
         _task(result),
         section("Retrieval on unseen classes", "", sections.recall_table(result)),
-        section("Training", "", sections.curves(result, log)),
+        section("Training", "", curves(result, log)),
     ]
+    cost = cost_section(result, log)
+    if cost:
+        parts.append(section("Time and memory", "", cost))
     if result.centers is not None:
         body = centers_section(result.centers, result.train)
         parts.append(section("Centres of classes", centers_lead(result.centers), body))
     if result.labels is not None:
         body = labels_section(result.labels, result.train)
         parts.append(section("Labels", labels_lead(result.labels), body))
-    parts.append(_gallery(result))
+    parts += [_gallery(result), _worst(result), _map(result)]
     domains = sections.domain_bars(result)
     if domains:
-        parts.append(section("Recall@1 by typeface of the query", "", domains))
+        # the built-in glyphs come in typefaces; elsewhere a domain is a class above the classes
+        kind = "typeface" if result.dataset.layout in ("built-in", "glyphs") else "super-class"
+        parts.append(section(f"Recall@1 by {kind} of the query", "", domains))
     panel = result.panel
     if panel is not None:
         parts.append(
             section("What fusing buys on this machine", fusion_headline(panel), fusion_section(panel))
         )
-    parts.append(section("Settings and machine", "", sections.facts(result, command(result.config))))
+    parts.append(section("Settings and machine", "", facts(result, command_of(result.config))))
     parts.append(
         '<footer class="small">Made by fastdml. Beside this page: config.json, metrics.json, log.jsonl (one '
         "line a step), evaluations.jsonl, weights.safetensors, where the loss learnt something "
-        "loss.safetensors, and where labels were planted or distilled noise.json, labels.safetensors and "
-        "teacher.pt.</footer>"
+        "loss.safetensors, where labels were planted or distilled noise.json, labels.safetensors and "
+        "teacher.pt, the last checkpoints, and where asked for the curves for TensorBoard.</footer>"
     )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -72,39 +79,29 @@ def render_report(result: RunResult, name: str, log: Sequence[Mapping[str, Any]]
     )
 
 
-def command(config: TrainConfig) -> str:
-    """The `fastdml train` command that repeats a run: every setting that differs from its default."""
-    words = ["fastdml", "train"]
-    defaults = {field.name: field.default for field in fields(config)}
-    defaults["samples_per_class"] = find_loss(config.loss).samples_per_class
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if field.name in ("data", "loss", "seed") or value != defaults[field.name]:
-            option = "--" + field.name.replace("_", "-")
-            if isinstance(value, bool):
-                words.append(option if value else option.replace("--", "--no-", 1))
-            else:
-                words += [option, str(value)]
-    return shlex.join(words)
-
-
 def _task(result: RunResult) -> str:
     train, test = result.train, result.test
+    searched = class_rows(test, test.is_query)
     strips = [
-        ("A class to learn from", train, class_rows(train, 0, torch.ones(len(train), dtype=torch.bool))),
-        ("A class to find: images of the gallery", test, class_rows(test, 0, test.is_gallery)),
-        ("The same class, as queries in other looks", test, class_rows(test, 0, ~test.is_gallery)),
+        ("A class to learn from", train, class_rows(train, torch.ones(len(train), dtype=torch.bool))),
+        ("A class to find: images of the gallery", test, searched[test.is_gallery[searched]]),
+        ("The same class: images that are only searched for", test, searched[~test.is_gallery[searched]]),
     ]
     body = "".join(
         f'<div class="group"><h3>{title}</h3>{example_strip(split, rows)}</div>'
         for title, split, rows in strips
-        if rows.numel()
+        if rows.numel() and not Pictures(split).are_features
     )
+    if result.dataset.notes:
+        body += (
+            f'<ul class="notes">{"".join(f"<li>{escape(note)}</li>" for note in result.dataset.notes)}</ul>'
+        )
     return section(
         "The task",
-        f"{train.num_classes} classes ({len(train)} images) to learn what makes two images the same; then "
-        f"{test.num_classes} other classes ({len(test)} images) to find them again by distance alone.",
-        card(body),
+        f"{result.dataset.name}: {train.num_classes} classes ({len(train)} images) to learn what makes two "
+        f"images the same; then {test.num_classes} other classes ({len(test)} images) to find them again by "
+        "distance alone.",
+        card(body) if body else "",
     )
 
 
@@ -116,3 +113,21 @@ def _gallery(result: RunResult) -> str:
         "the run's seed, not picked.",
         card(retrieval_gallery(result.final, result.test, result.config.seed)),
     )
+
+
+def _worst(result: RunResult) -> str:
+    rows = worst_queries(result.final, result.test)
+    if not rows:
+        return ""
+    return section(
+        "What it misses by the most",
+        f"The queries whose first right image ranks the lowest among {result.final.gallery_rows.numel()}: "
+        "the wrong images nearest to them, then that first right one with its rank. A wrong label shows up "
+        "here too.",
+        card(rows),
+    )
+
+
+def _map(result: RunResult) -> str:
+    picture, note = embedding_map(result.embeddings, result.final, result.test, result.config.seed)
+    return section("How classes lie that training never saw", "", card(picture, note=note))

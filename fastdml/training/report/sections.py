@@ -1,4 +1,4 @@
-"""The sections of the report that hold numbers: headline, curves, recall, typefaces, settings."""
+"""The sections of the report that hold numbers: headline, figures of a step, recall, domains."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ from typing import Any
 
 import torch
 
-from fastdml.training.experiment import RunResult
-from fastdml.training.report.charts import Series, line_chart, linear_axis, smooth
-from fastdml.training.report.elements import card, side_by_side
-from fastdml.training.report.fusion import write_seconds
-
-_SMOOTHING = 15  # steps
+from fastdml.training.report.elements import Bar, bar_list, card
+from fastdml.training.report.units import write_bytes, write_seconds
+from fastdml.training.run_result import RunResult
 
 
 def headline(result: RunResult, name: str) -> str:
@@ -27,34 +24,42 @@ def headline(result: RunResult, name: str) -> str:
         f'<div class="headline"><div class="number">{100 * recall["trained"]:.1f}<small>%</small></div>'
         f"<div><h1>of the queries find an image of their own class first, among "
         f"{result.test.num_classes} classes that training never saw.</h1>"
-        f"<p>This is Recall@1. By their raw pixels {100 * recall['raw pixels']:.1f} % would, with the "
-        f"untrained network {100 * recall['untrained']:.1f} %. Training took "
-        f"{write_span(result.outcome.seconds)} on {escape(_machine(result))}.</p></div></div></header>"
+        f"<p>This is Recall@1. {_before(recall)} Training took {write_span(result.outcome.seconds)} on "
+        f"{escape(_machine(result))}.</p></div></div></header>"
     )
 
 
+def _before(recall: Mapping[str, float]) -> str:
+    untrained = f"{100 * recall['untrained']:.1f} %"
+    if "raw pixels" not in recall:
+        return f"With the untrained network {untrained} would."
+    pixels = f"{100 * recall['raw pixels']:.1f} %"
+    return f"By their raw pixels {pixels} would, with the untrained network {untrained}."
+
+
 def stats(result: RunResult, log: Sequence[Mapping[str, Any]]) -> str:
-    """Four small cards."""
-    config = result.config
+    """A few small cards: steps, time, and where steps were logged speed and memory."""
+    processes = f" over {result.world_size} processes" if result.world_size > 1 else ""
     cards = [
-        ("Steps", f"{result.outcome.steps_taken}", f"{config.batch} images each, {_planned(result)}"),
         (
-            "Whole run",
-            write_span(result.seconds.get("total", 0.0)),
-            "from loading the data to this page",
+            "Steps",
+            f"{result.outcome.steps_taken}",
+            f"{result.config.batch} images each{processes}, {_planned(result)}",
         ),
+        ("Whole run", write_span(result.seconds.get("total", 0.0)), "from loading the data to this page"),
     ]
     if log:
-        step = median(record["step_seconds"] for record in log)
-        loss = median(record["loss_seconds"] for record in log)
-        cards.append(("Step", write_seconds(step), f"median; {config.batch / step:.0f} images a second"))
-        cards.append(
-            (
-                "Loss in a step",
-                write_seconds(loss),
-                f"median, forward and backward: {100 * loss / step:.1f} % of the step",
-            )
+        step, loss, speed = (
+            median(record[key] for record in log)
+            for key in ("step_seconds", "loss_seconds", "images_per_second")
         )
+        share = f"median, forward and backward: {100 * loss / step:.1f} % of the step"
+        cards.append(("Step", write_seconds(step), f"median; {speed:.0f} images a second"))
+        cards.append(("Loss in a step", write_seconds(loss), share))
+        peak = max(record["memory_bytes"] for record in log)
+        if peak:
+            of = "of this process" if result.environment.device == "cpu" else "of the device"
+            cards.append(("Memory", write_bytes(peak), f"peak {of} while training"))
     body = "".join(
         f'<div class="card"><dl><dt>{title}</dt><dd>{value}</dd><dd>{about}</dd></dl></div>'
         for title, value, about in cards
@@ -70,56 +75,8 @@ def _planned(result: RunResult) -> str:
     return f"of {asked} asked for{reason}"
 
 
-def curves(result: RunResult, log: Sequence[Mapping[str, Any]]) -> str:
-    """Loss and Recall@1 over the steps."""
-    steps = max(result.outcome.steps_taken, 1)
-    x = linear_axis("step", 0, steps)
-    cards = []
-    losses = [record["loss"] for record in log]
-    if losses:
-        points = [record["step"] for record in log]
-        smoothed = smooth(losses, _SMOOTHING)
-        y = linear_axis("mean over the batch", 0, max(losses))
-        chart = line_chart(
-            "Training loss over the steps",
-            x,
-            y,
-            [
-                Series("each step", list(zip(points, losses, strict=True)), faint=True),
-                Series("loss", list(zip(points, smoothed, strict=True))),
-            ],
-            lambda value: f"{value:.3f}",
-        )
-        note = (
-            f"Pale: every step. Bold: mean of the last {_SMOOTHING} steps. It need not fall to 0: what is "
-            "mined is what is hard, and margins ask for more than there is to have."
-        )
-        cards.append(card(chart, "Loss", note))
-    pixels = result.rows["raw pixels"][1]
-    chart = line_chart(
-        "Recall@1 on unseen classes over the steps",
-        x,
-        linear_axis(
-            "share of the queries",
-            0,
-            max(*(value for _, value in result.curve), pixels),
-            lambda v: f"{100 * v:.0f} %",
-        ),
-        [
-            Series("pixels", [(0, pixels), (steps, pixels)], colour=2),
-            Series("network", result.curve, marks=True),
-        ],
-        lambda value: f"{100 * value:.1f} %",
-    )
-    note = (
-        "Measured on the test classes while training, for this curve only: nothing was chosen by it, and the "
-        "result is that of the last step."
-    )
-    return side_by_side(*cards, card(chart, "Recall@1", note))
-
-
 def recall_table(result: RunResult) -> str:
-    """Recall@1, 2, 4, 8 of raw pixels, untrained and trained."""
+    """Recall@K of raw pixels where they were compared, untrained and trained."""
     ks = list(result.rows["trained"])
     head = "".join(f"<th>Recall@{k}</th>" for k in ks)
     rows = []
@@ -134,16 +91,22 @@ def recall_table(result: RunResult) -> str:
         f"{found.result.queries} queries against {found.gallery_rows.numel()} gallery images; cosine "
         "similarity; an image never finds itself, and ties count against the query."
     )
+    if result.test.cameras is not None:
+        note += " What a query's own camera saw of its class is left out."
     if found.result.queries_without_positive:
         note += (
             f" {found.result.queries_without_positive} queries have no right answer there and are left out."
         )
+    note += (
+        f" After training, mAP is {100 * found.result.mean_average_precision:.1f} %, MAP@R "
+        f"{100 * found.result.map_at_r:.1f} %, R-precision {100 * found.result.r_precision:.1f} %."
+    )
     table = f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     return card(f'<div class="scroll">{table}</div>', note=note)
 
 
 def domain_bars(result: RunResult) -> str:
-    """Recall@1 of the queries of each domain (typeface), those absent from the gallery last; else empty."""
+    """Recall@1 of the queries of each domain, those absent from the gallery last; else empty."""
     split, found = result.test, result.final
     if split.domains is None:
         return ""
@@ -154,10 +117,8 @@ def domain_bars(result: RunResult) -> str:
         scored = ranks[(domains == domain) & (ranks > 0)]
         if scored.numel():
             bars.append((domain not in in_gallery, -float((scored == 1).double().mean()), domain))
-    rows = "".join(
-        f"<span>{escape(split.domain_names[domain])}</span>"
-        f'<span class="bar{" other" if absent else ""}"><i style="width:{-100 * value:.1f}%"></i></span>'
-        f'<span class="share">{-100 * value:.1f} %</span>'
+    body = bar_list(
+        Bar(split.domain_names[domain], -value, f"{-100 * value:.1f} %", absent)
         for absent, value, domain in sorted(bars)
     )
     key = ""
@@ -166,50 +127,7 @@ def domain_bars(result: RunResult) -> str:
             '<span class="key"></span>also in the gallery and in training &ensp; '
             '<span class="key other"></span>only as queries: never trained on, nothing like it in the gallery'
         )
-    return card(f'<div class="bars">{rows}</div>', note=key)
-
-
-def facts(result: RunResult, command: str) -> str:
-    """Settings, environment and where the time went."""
-    environment = result.environment
-    settings = [
-        (name.replace("_", " "), _setting(name, value)) for name, value in result.config.to_dict().items()
-    ]
-    machine = [
-        ("fastdml", environment.fastdml),
-        ("backend of the loss", f"{environment.backend} ({environment.backend_reason})"),
-        ("torch", environment.torch),
-        ("Python", environment.python),
-        ("system", environment.system),
-        ("processor", environment.processor),
-        ("cores, threads used", f"{environment.cores}, {environment.threads}"),
-        ("device", environment.device),
-        ("network", f"{result.parameters:,} parameters".replace(",", " ")),
-    ]
-    times = [(name, f"{value:.1f} s") for name, value in result.seconds.items()]
-    return side_by_side(
-        card(_fact_table(settings), "Settings"),
-        f'<div class="stack">{card(_fact_table(machine), "Machine")}{card(_fact_table(times), "Time")}</div>',
-    ) + card(f"<p>{_again(result)} <code>{escape(command)}</code></p>")
-
-
-def _again(result: RunResult) -> str:
-    if result.outcome.stopped_by == "steps" and not result.outcome.replanned:
-        return "The same again, to the last digit on the same machine and versions:"
-    return "The same settings again (this run was ended or planned by the clock or by hand):"
-
-
-def _fact_table(rows: Sequence[tuple[str, str]]) -> str:
-    body = "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in rows)
-    return f'<table class="facts"><tbody>{body}</tbody></table>'
-
-
-def _setting(name: str, value: Any) -> str:
-    if value is None:
-        return {"seconds": "no limit", "backend": "the best that can run"}.get(name, "none")
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return card(body, note=key)
 
 
 def _machine(result: RunResult) -> str:
@@ -221,6 +139,7 @@ def _machine(result: RunResult) -> str:
 
 def write_span(seconds: float) -> str:
     """A length of time for a sentence."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{int(seconds) // 60} min {int(seconds) % 60} s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes >= 2 else f"{seconds:.0f} s"

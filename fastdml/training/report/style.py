@@ -5,14 +5,14 @@ STYLE = """
   color-scheme: light dark;
   --paper: #fbfaf7; --card: #ffffff; --ink: #1d2127; --soft: #5d6673; --line: #e4e1d9; --wash: #f3f0e9;
   --c1: #1f5fbf; --c2: #c2571a; --c3: #7a7f87; --good: #177245; --bad: #b3261e;
-  --good-wash: #e3f3e9; --bad-wash: #fbe7e4;
+  --good-wash: #e3f3e9; --bad-wash: #fbe7e4; --dot: 46%;
   --shadow: 0 1px 2px rgb(30 30 40 / .05), 0 6px 22px rgb(30 30 40 / .05);
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --paper: #14171b; --card: #1c2026; --ink: #e8e6e1; --soft: #a0a7b1; --line: #323841; --wash: #252a31;
     --c1: #79aefc; --c2: #f0975b; --c3: #9aa1ab; --good: #6fd09b; --bad: #ff9187;
-    --good-wash: #1b3627; --bad-wash: #432320; --shadow: none;
+    --good-wash: #1b3627; --bad-wash: #432320; --dot: 62%; --shadow: none;
   }
 }
 * { box-sizing: border-box; }
@@ -92,9 +92,12 @@ tr.best .bar i { background: var(--c1); }
   } .chart .line.c2, .chart .faint.c2 { stroke: var(--c2); }
 .chart .dot.c1, .chart .label.c1 { fill: var(--c1); } .chart .dot.c2, .chart .label.c2 { fill: var(--c2); }
 .strip { display: grid; gap: 8px; grid-template-columns: repeat(16, minmax(0, 1fr)); }
-img.glyph { display: block; width: 100%; aspect-ratio: 1; border-radius: 6px; background: #fff; }
+img.picture { display: block; width: 100%; height: auto; border-radius: 6px; background: #fff; }
+.tile { display: flex; aspect-ratio: 1; width: 100%; border-radius: 6px; background: var(--wash);
+  padding: 4px; align-items: center; justify-content: center; overflow: hidden;
+  font-size: .68rem; line-height: 1.2; text-align: center; overflow-wrap: anywhere; }
 .strip figure { margin: 0; }
-.strip img.glyph { border: 1px solid var(--line); }
+.strip img.picture { border: 1px solid var(--line); }
 .group + .group { margin-top: 30px; }
 .group > p { color: var(--soft); font-size: .9rem; margin: 2px 0 12px; }
 .hits { display: grid; grid-template-columns: minmax(70px, 86px) 20px repeat(8, minmax(0, 1fr));
@@ -103,24 +106,27 @@ img.glyph { display: block; width: 100%; aspect-ratio: 1; border-radius: 6px; ba
 .hits figure { margin: 0; max-width: 86px; }
 .hits figcaption { font-size: .78rem; line-height: 1.3; margin-top: 5px; text-align: center;
   font-weight: 600; white-space: nowrap; }
-.hits .query img { outline: 2px solid var(--ink); outline-offset: -1px; }
-.hits .query figcaption { color: var(--soft); font-weight: 500; }
+.hits .query img, .hits .query .tile { outline: 2px solid var(--ink); outline-offset: -1px; }
+.hits .query figcaption { color: var(--soft); font-weight: 500; overflow: hidden; text-overflow: ellipsis; }
+.hit.later { position: relative; }
+.hit.later::before { content: ""; position: absolute; inset: 0 auto 0 -9px;
+  border-left: 2px dotted var(--soft); }
 .hits .arrow { align-self: center; text-align: center; color: var(--soft); padding-bottom: 20px; }
-.hit img { outline: 3px solid; outline-offset: -2px; }
-.hit.right img { outline-color: var(--good); } .hit.right figcaption { color: var(--good); }
-.hit.wrong img { outline-color: var(--bad); outline-style: dashed;
+.hit img, .hit .tile { outline: 3px solid; outline-offset: -2px; }
+.hit.right img, .hit.right .tile { outline-color: var(--good); } .hit.right figcaption { color: var(--good); }
+.hit.wrong img, .hit.wrong .tile { outline-color: var(--bad); outline-style: dashed;
   } .hit.wrong figcaption { color: var(--bad); }
 .drawn { display: grid; grid-template-columns: 132px 1fr; gap: 14px; align-items: center; padding: 7px 0; }
 .drawn + .drawn { border-top: 1px solid var(--line); }
 .drawn b, .drawn span { display: block; font-size: .9rem; line-height: 1.35; }
 .drawn span { color: var(--soft); font-size: .78rem; }
 .drawn > div:last-child { display: grid; grid-template-columns: repeat(16, minmax(0, 1fr)); gap: 6px; }
-.drawn img.glyph { border: 1px solid var(--line); }
+.drawn img.picture { border: 1px solid var(--line); }
 .doubts { display: grid; gap: 20px 26px;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 230px), 1fr)); }
 .doubt { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 8px; }
 .doubt figure { margin: 0; }
-.doubt figure + figure img.glyph { border: 1px solid var(--line); }
+.doubt figure + figure img.picture { border: 1px solid var(--line); }
 .doubt figure:first-child img { outline: 2px solid var(--ink); outline-offset: -1px; }
 .doubt figure.planted:first-child img { outline: 3px dashed var(--bad); outline-offset: -2px; }
 .doubt figcaption { color: var(--soft); font-size: .78rem; line-height: 1.3; margin-top: 5px;
@@ -130,6 +136,13 @@ img.glyph { display: block; width: 100%; aspect-ratio: 1; border-radius: 6px; ba
 .bars .share { text-align: right; }
 .bars .bar { height: 10px; border-radius: 5px; background: var(--wash); overflow: hidden; }
 .bars .bar i { background: var(--c1); } .bars .bar.other i { background: var(--c2); }
+.map { display: block; width: 100%; height: auto; }
+.map .dots { opacity: .78; stroke-width: 1.6; }
+.map .ground { fill: var(--card); } .map .frame { fill: none; stroke-width: 2.4; }
+.map line { stroke-width: 1.2; opacity: .7; }
+.map text { font-size: 13px; font-weight: 600; fill: var(--ink); stroke: var(--card); stroke-width: 3.5px;
+  paint-order: stroke; stroke-linejoin: round; }
+.notes { margin: 14px 0 0; padding-left: 20px; color: var(--soft); font-size: .9rem; }
 .key { display: inline-block; width: 10px; height: 10px; border-radius: 3px; background: var(--c1);
   margin-right: 5px; }
 .key.other { background: var(--c2); }

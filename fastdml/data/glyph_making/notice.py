@@ -1,8 +1,10 @@
-"""The NOTICE that travels with the glyphs data set."""
+"""The NOTICE that travels with a set of glyphs."""
 
 from __future__ import annotations
 
-from glyph_fonts import Source
+from collections.abc import Sequence
+
+from fastdml.data.glyph_making.fonts import Source
 
 PREAMBLE = """\
 The glyphs data set
@@ -31,10 +33,16 @@ Typefaces
 """
 
 
-def notice(sources: list[Source]) -> str:
+def notice(sources: Sequence[Source], side: int) -> str:
     """The text of NOTICE: what applies, one entry a typeface, then the notices to be kept in full."""
     entries = [_entry(source) for source in sources]
-    return PREAMBLE + "\n" + "\n".join(entries) + "\n" + "\n".join(_full_texts(sources))
+    return (
+        PREAMBLE.replace("32 x 32", f"{side} x {side}")
+        + "\n"
+        + "\n".join(entries)
+        + "\n"
+        + "\n".join(_full_texts(sources))
+    )
 
 
 def _entry(source: Source) -> str:
@@ -44,7 +52,7 @@ def _entry(source: Source) -> str:
     return f"{face.family}\n    {source.licence}; {origin}; {face.role}\n    Copyright:\n{holders}\n"
 
 
-def _full_texts(sources: list[Source]) -> list[str]:
+def _full_texts(sources: Sequence[Source]) -> list[str]:
     """Each MIT, BSD and public-domain text once (line breaks aside), with the packages that it came from."""
     texts: dict[tuple[str, str], tuple[str, list[str]]] = {}
     for source in sources:
