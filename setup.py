@@ -132,14 +132,15 @@ def _layout(folder: Path, package: Path) -> list[tuple[Path, Path]]:
 
 
 def packages() -> tuple[list[str], dict[str, str]]:
-    """Every package with its folder; triton_kernels/ and csrc/ travel inside fastdml."""
+    """Every package with its folder; triton_kernels/, csrc/ and recipes/ travel inside fastdml."""
     found = find_namespace_packages(where=str(ROOT), include=["fastdml*"], exclude=["fastdml.lib*"])
     folders = {}
     for top in ("triton_kernels", "csrc"):
         folders[f"fastdml.{top}"] = top
         inner = find_namespace_packages(where=str(ROOT / top), exclude=["*__pycache__*"])
         found += [f"fastdml.{top}", *(f"fastdml.{top}.{name}" for name in inner)]
-    return [name for name in found if "__pycache__" not in name], folders
+    folders["fastdml.recipe_files"] = "recipes"
+    return [name for name in (*found, "fastdml.recipe_files") if "__pycache__" not in name], folders
 
 
 names, folders = packages()
@@ -149,6 +150,7 @@ options: dict[str, Any] = {
     "package_data": {
         "": ["*.cpp", "*.h", "*.cu", "*.cuh"],
         "fastdml": ["py.typed"],
+        "fastdml.recipe_files": ["*.toml"],
         "fastdml.data": ["**/*.npz", "**/*.json", "**/*.png", "**/NOTICE*", "**/LICENSE*", "**/*.txt"],
     },
     "cmdclass": {"build_ext": BuildNative, "bdist_wheel": Wheel},

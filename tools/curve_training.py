@@ -112,11 +112,12 @@ def train(
     )  # fmt: skip
     generator, noise = (torch.Generator().manual_seed(config.seed) for _ in range(2))
     augment = Augment()
+    schedule = RateSchedule(warmup_steps=config.warmup_steps)
     losses, seconds = [], 0.0
     model.train()
     for step, rows in enumerate(sampler):
         for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * RateSchedule(warmup_steps=config.warmup_steps).factor(step, config.steps)
+            group["lr"] = config.learning_rate * schedule.factor(step, config.steps)
         optimiser.zero_grad(set_to_none=True)
         embeddings = model(augment(train_split.batch(rows), generator))
         value, gradient, took = _loss_step(loss, embeddings, train_split.labels[rows])

@@ -30,11 +30,11 @@ from torch import nn
 from bench import machine
 from fastdml.data import Augment, ClassBalancedBatchSampler, Split, glyphs
 from fastdml.losses import SoftTripleLoss
+from fastdml.training.backbones import make_network
+from fastdml.training.batches import class_indices
 from fastdml.training.centers import DELTAS, CenterHistory
 from fastdml.training.config import TrainConfig
 from fastdml.training.evaluation import embed, retrieve
-from fastdml.training.backbones import make_network
-from fastdml.training.batches import class_indices
 from fastdml.training.loop import StepRecord, fit
 from fastdml.training.run import RunDirectory
 from fastdml.training.stopping import StopRequest

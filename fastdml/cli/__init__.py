@@ -8,7 +8,9 @@ import sys
 from collections.abc import Sequence
 
 # Modules that only the extra `train` brings.
-EXTRA_MODULES = ("typer", "rich", "numpy", "PIL", "safetensors")
+EXTRA_MODULES = ("typer", "rich", "numpy", "PIL", "safetensors", "accelerate")
+if sys.version_info < (3, 11):
+    EXTRA_MODULES += ("tomli",)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

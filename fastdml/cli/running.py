@@ -19,9 +19,12 @@ from fastdml.errors import BackendError, InputError
 from fastdml.retrieval import MissingPackageError
 from fastdml.training.config import TrainConfig
 from fastdml.training.experiment import run_experiment
+from fastdml.training.large_step import ChunkMemoryError
 from fastdml.training.loop import NonFiniteLossError
 from fastdml.training.progress import make_display
 from fastdml.training.run_result import RunResult
+
+_TOLD = (BackendError, ChunkMemoryError, MissingPackageError, NonFiniteLossError, WorkerError, OSError)
 
 
 @contextmanager
@@ -31,7 +34,7 @@ def errors_told() -> Iterator[None]:
         yield
     except InputError as error:
         raise _failed(error, 2) from error
-    except (BackendError, MissingPackageError, NonFiniteLossError, WorkerError, OSError) as error:
+    except _TOLD as error:
         raise _failed(error, 1) from error
 
 

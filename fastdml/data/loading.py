@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,6 +23,7 @@ from fastdml.errors import InputError
 
 _AHEAD = 2  # chunks a worker that wait or are being read
 _POLL = 2.0  # seconds between looks at whether a process is alive
+_FOR_PARENT = {signal.SIGINT, signal.SIGTERM}
 _MEND = "use fewer workers or a smaller chunk, or give the machine or container more (docker: --shm-size)"
 
 
@@ -238,7 +239,14 @@ def _start_method(store: Tensor | ImageStore) -> str:
 def _started(loader: DataLoader[Any]) -> Any:
     """The loader's iterator, its processes running."""
     before = signal.getsignal(signal.SIGCHLD)
-    processes = iter(loader)
+    # Blocked from the start, because torch gives workers threads of which each could take a signal. Starting
+    # the tracker ends with them unblocked, so it comes first.
+    resource_tracker.ensure_running()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_PARENT)
+    try:
+        processes = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     if threading.current_thread() is threading.main_thread():
         # torch's handler raises for a dead worker wherever the main thread is, halfway through a step too.
         signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
@@ -247,8 +255,7 @@ def _started(loader: DataLoader[Any]) -> Any:
 
 def _start_worker(number: int) -> None:
     """Leave it to the parent when this worker ends: signals to all processes of a run pass it by."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_PARENT)  # a fork server may have been started by others
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -69,9 +69,9 @@ def check_batch(config: TrainConfig, train: Split) -> None:
     if config.samples_per_class > least and not (config.repeat_images or config.noise):
         few = int((sizes < config.samples_per_class).sum())
         raise ConfigError(
-            f"samples_per_class must be at most {least}, the size of the smallest class of {config.data}, got "
-            f"{config.samples_per_class}: {few} of {sizes.numel()} classes have fewer (repeat_images lets "
-            "them repeat theirs)"
+            f"samples_per_class must be at most {least}, the size of the smallest class of {config.data}, "
+            f"got {config.samples_per_class}: {few} of {sizes.numel()} classes have fewer (repeat_images "
+            "lets them repeat theirs)"
         )
 
 
@@ -89,4 +89,3 @@ def _balanced_by(classes: Tensor, distilled: DistilledLabels | None, least: int)
     if distilled is None or distilled.predicted.unique().numel() < least:
         return classes
     return distilled.predicted
-

@@ -18,9 +18,9 @@ from fastdml.noise import (
     TeacherEpoch,
     corrupt_split,
 )
+from fastdml.training.batches import class_indices
 from fastdml.training.catalogue import LOSSES
 from fastdml.training.config import ConfigError, TrainConfig
-from fastdml.training.batches import class_indices
 from fastdml.training.progress import Display
 from fastdml.training.stopping import StopRequest
 from fastdml.training.views import Views

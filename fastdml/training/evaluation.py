@@ -20,7 +20,7 @@ from fastdml.training.views import Views
 
 KS = (1, 2, 4, 8)
 _EMBED_BATCH = 256
-_MOST_PIXELS = 1 << 27  # numbers of all images together that are compared as they are
+_MOST_WORK = 1 << 38  # products that comparing images as they are may take: seconds
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,9 @@ def embed_with(lens: Lens, model: nn.Module, split: Split, device: torch.device)
 
 
 def can_compare_pixels(split: Split) -> bool:
-    """Whether the images are in memory and few or small enough to be compared as they are."""
-    return isinstance(split.images, Tensor) and split.images.numel() <= _MOST_PIXELS
+    """Whether the images are in memory, and few and small enough to be compared as they are."""
+    pairs = int(split.is_query.sum()) * int(split.is_gallery.sum())
+    return isinstance(split.images, Tensor) and pairs * split.images[0].numel() <= _MOST_WORK
 
 
 def raw_pixels(split: Split) -> Tensor:
@@ -129,9 +130,7 @@ def retrieve(
         is_query, is_gallery = is_query & readable, is_gallery & readable
     query_rows = torch.nonzero(is_query).squeeze(1)
     gallery_rows = torch.nonzero(is_gallery).squeeze(1)
-    result = evaluate(
-        embeddings, split.labels, ks, query=is_query, gallery=is_gallery, cameras=split.cameras
-    )
+    result = evaluate(embeddings, split.labels, ks, query=is_query, gallery=is_gallery, cameras=split.cameras)
     return SplitRetrieval(result, query_rows, gallery_rows)
 
 

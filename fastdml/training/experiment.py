@@ -20,7 +20,7 @@ from fastdml.training import fusion_panel
 from fastdml.training.backbones import make_network, network_description
 from fastdml.training.batches import check_batch, worker_count
 from fastdml.training.catalogue import find_loss
-from fastdml.training.centers import CenterHistory, center_history
+from fastdml.training.centers import center_history
 from fastdml.training.checkpoint import save_weights
 from fastdml.training.config import ConfigError, TrainConfig
 from fastdml.training.datasets import open_dataset
@@ -53,6 +53,7 @@ from fastdml.training.run_result import RunResult
 from fastdml.training.run_setup import chosen_backend, find_device, make_loss, over_processes
 from fastdml.training.silent_display import SilentDisplay
 from fastdml.training.stopping import StopRequest
+from fastdml.training.tensorboard import BoardDisplay, TensorBoardLog
 from fastdml.training.views import make_views
 
 __all__ = ["RunResult", "run_experiment"]
@@ -99,7 +100,7 @@ def run_experiment(
     if write_report is None:
         write_report = _built_in_report()
     device = find_device(config.device)
-    find_loss(config.loss)  # an unknown name is refused before anything is loaded
+    find_loss(config.loss).check(config.loss_options)  # refused before anything is loaded
     if resume and overwrite:
         raise ConfigError("resume must be off with overwrite: it goes on with what overwrite would delete")
     if resume:
@@ -117,8 +118,10 @@ def run_experiment(
         with _directory(processes, out, overwrite, resume) as run:
             processes.any(False)  # what was here before is gone
             experiment = _Experiment(config, materials, processes, run, display, stop)
-            experiment.take_up(resume)
+            step = experiment.take_up(resume)
             run.write_json("config.json", config.to_dict())
+            if config.tensorboard and processes.is_main:
+                experiment.display = BoardDisplay(display, TensorBoardLog(run.path, step + 1))
             result = experiment.go()
             if result is None or not isinstance(run, RunDirectory):
                 return None
@@ -206,13 +209,13 @@ class _Experiment:
         self.centers = center_history(loss) if self.processes.count == 1 else None
         self.checkpoints = RunCheckpoints(self.run.path, self.processes.is_main, self.display.on_note)
 
-    def take_up(self, resume: bool) -> None:
-        """Find what the run goes on from, or remove what an earlier one has left."""
+    def take_up(self, resume: bool) -> int:
+        """Find what the run goes on from, or remove what an earlier one has left; the steps made before."""
         if not resume:
             self.checkpoints.remove()
             if self.processes.is_main:
                 remove_files(self.run.path)
-            return
+            return 0
         self.resumed = self.checkpoints.newest()
         step = 0 if self.resumed is None else self.resumed.step
         if self.processes.any(step != int(self.processes.greatest(step)[0])):
@@ -220,12 +223,13 @@ class _Experiment:
         found = {} if self.resumed is None else self.resumed.progress
         self.run.keep_until(step, [at for at, _ in found.get("curve", [])])
         if self.resumed is None:
-            return
+            return 0
         self.rows.update(found["rows"])
         self.curve += [(int(at), float(value)) for at, value in found["curve"]]
         if self.centers is not None:
             self.centers.load_state_dict(found["centers"])
         self.display.on_phase(f"Going on after step {step}, from {self.resumed.folder}")
+        return step
 
     def progress(self) -> dict[str, Any]:
         """What a checkpoint holds of it."""
@@ -267,12 +271,12 @@ class _Experiment:
                 ),
             )  # fmt: skip
         except NonFiniteLossError as error:
-            self._save("non-finite loss")
+            self._save("non-finite loss", error.step - 1)
             self.run.write_json("metrics.json", {"status": "non-finite loss", "message": str(error)})
             raise
         finally:
             self.display.close()
-        self._save(outcome.stopped_by)
+        self._save(outcome.stopped_by, outcome.steps_taken)
         self.display.on_phase("Retrieving with the trained network")
         ended = time.perf_counter()
         final, embeddings = self.evaluate(outcome.steps_taken)
@@ -287,7 +291,11 @@ class _Experiment:
         return self._result(outcome, final, embeddings, labels)
 
     def _result(
-        self, outcome: FitOutcome, final: SplitRetrieval, embeddings: torch.Tensor, labels: LabelFindings | None
+        self,
+        outcome: FitOutcome,
+        final: SplitRetrieval,
+        embeddings: torch.Tensor,
+        labels: LabelFindings | None,
     ) -> RunResult:
         made = self.materials
         return RunResult(
@@ -316,14 +324,14 @@ class _Experiment:
         return each
 
     def _look_at_labels(self) -> tuple[LabelFindings | None, float]:
-        """What was planted and what a teacher finds, written to noise.json too; the seconds of the teacher."""
+        """What was planted and what a teacher finds, in noise.json too; the seconds of the teacher."""
         config, made = self.config, self.materials
         distilled, seconds = None, 0.0
         if config.distill:
             with torch.random.fork_rng():  # a teacher draws no numbers of the student
                 torch.manual_seed(config.seed)
                 # the network's last layer gives a logit for every class in place of an embedding
-                as_teacher = replace(config, embedding_dim=made.train.num_classes)
+                as_teacher = replace(config, embedding_dim=made.train.num_classes, weights=None)
                 teacher = make_network(as_teacher, made.train).to(self.processes.device)
             try:
                 distilled, seconds = distill_labels(
@@ -338,13 +346,14 @@ class _Experiment:
         self.run.write_json(NOISE, findings.to_dict())
         return findings, seconds
 
-    def _save(self, stopped_by: str) -> None:
+    def _save(self, stopped_by: str, step: int) -> None:
         made = self.materials
         if not isinstance(self.run, RunDirectory):
             return
-        save_weights(self.run.weights, made.model, {**made.description, "stopped_by": stopped_by})
+        ended = {"stopped_by": stopped_by, "step": str(step)}
+        save_weights(self.run.weights, made.model, {**made.description, **ended})
         if self.processes.count == 1 and next(made.loss.parameters(), None) is not None:
-            save_weights(self.run.loss, made.loss, {"loss": self.config.loss, "stopped_by": stopped_by})
+            save_weights(self.run.loss, made.loss, {"loss": self.config.loss, **ended})
 
     def _ks(self) -> tuple[int, ...]:
         return self.materials.dataset.ks

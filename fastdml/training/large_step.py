@@ -59,6 +59,10 @@ class NonFiniteBatchError(RuntimeError):
         self.rows, self.images, self.embeddings, self.loss = rows, images, embeddings, loss
 
 
+class ChunkMemoryError(RuntimeError):
+    """The memory does not hold a chunk, nor half of one."""
+
+
 class LargeStep:
     """Makes the update of one batch.
 
@@ -113,7 +117,7 @@ class LargeStep:
 
         Raises:
             NonFiniteBatchError: nothing was changed.
-            RuntimeError: out of memory, though the chunks were halved.
+            ChunkMemoryError: out of memory, though the chunks were halved.
         """
         self._step = step
         if self.halved:
@@ -227,7 +231,7 @@ class LargeStep:
             return found
         where = error or "on another process"
         if self.halved:
-            raise RuntimeError(f"out of memory, with chunks of half the size too: {where}")
+            raise ChunkMemoryError(f"out of memory, with chunks of half the size too: {where}")
         if self.processes.device.type == "cuda":
             torch.cuda.empty_cache()
         self._note(f"out of memory at step {self._step}: chunks are half as large from now on ({where})")

@@ -32,8 +32,12 @@ _EVALUATION_SHARE = 0.2  # of a time limit, at most, goes into evaluations durin
 class NonFiniteLossError(RuntimeError):
     """The loss or its gradient was NaN or infinite.
 
-    The batch is saved, and the parameters are those of the step before.
+    The batch is saved, and the parameters are those of the step before ``step``.
     """
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 @dataclass(frozen=True)
@@ -242,9 +246,7 @@ class _Training:
         """Make the steps."""
         config = self.config
         sampler = make_sampler(config, split, labels.classes, labels.distilled)
-        schedule = RateSchedule(
-            config.schedule, config.warmup_steps, config.decay_every, config.decay_factor
-        )
+        schedule = RateSchedule(config.schedule, config.warmup_steps, config.decay_every, config.decay_factor)
         chunks = _Chunks(sampler.batch, config, self.processes, self.step)
         workers = worker_count(config, split)
         pin = self.processes.device.type == "cuda"
@@ -362,7 +364,7 @@ class _Training:
         save_tensors(path, tensors, {"step": str(self.step), "loss": str(error.loss)})
         finite = torch.isfinite(torch.tensor(error.loss))
         what = "a non-finite gradient of the loss" if finite else f"loss {error.loss}"
-        return NonFiniteLossError(f"step {self.step} gave {what}; its batch is in {path}")
+        return NonFiniteLossError(f"step {self.step} gave {what}; its batch is in {path}", self.step)
 
 
 @dataclass

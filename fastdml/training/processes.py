@@ -71,7 +71,7 @@ class Processes:
 
     @torch.no_grad()
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Add up the gradients of every parameter over the processes; what none has a gradient of has none."""
+        """Add up the gradients over the processes; a parameter that none has a gradient of has none."""
         if self.count == 1:
             return
         learnt = [parameter for parameter in parameters if parameter.requires_grad]

@@ -39,7 +39,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | Path, overwrite: bool = False, resume: bool = False) -> None:
-        """Create the directory. One that holds a run raises ConfigError unless ``overwrite`` or ``resume``."""
+        """Create the directory. One with a run raises ConfigError unless ``overwrite`` or ``resume``."""
         self.path = Path(path)
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"out must be a directory, got the file {self.path}")

@@ -89,7 +89,9 @@ class RunCheckpoints:
             self.note(f"no checkpoint at step {step}: {error}; the run goes on, those before are kept")
 
     def _write(self, step: int, parts: Parts, state: Mapping[str, Any]) -> None:
-        weights = {name: value.detach().cpu().contiguous() for name, value in parts.model.state_dict().items()}
+        weights = {
+            name: value.detach().cpu().contiguous() for name, value in parts.model.state_dict().items()
+        }
         packed = io.BytesIO()
         torch.save(state, packed)
         contents = {

@@ -25,8 +25,8 @@ def make_loss(config: TrainConfig, work: LossWork, device: torch.device) -> nn.M
         return loss
     miner = None
     if isinstance(loss, MultipleLosses) and len(loss.losses) == 1:
-        (name,) = loss.losses
-        loss, miner = loss.losses[name], loss.miners[name] if name in loss.miners else None
+        miner = next(iter(loss.miners.values()), None)
+        (loss,) = loss.losses.values()
     return CrossBatchMemory(loss, config.embedding_dim, config.memory, miner).to(device)
 
 

@@ -8,6 +8,7 @@ from types import TracebackType
 
 from fastdml.training.config import ConfigError
 from fastdml.training.loop import StepRecord
+from fastdml.training.progress import Display
 
 FOLDER = "tensorboard"
 _CURVES = {
@@ -68,3 +69,36 @@ class TensorBoardLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class BoardDisplay:
+    """A display whose numbers go to TensorBoard too."""
+
+    def __init__(self, display: Display, board: TensorBoardLog) -> None:
+        self.display, self.board = display, board
+
+    def on_phase(self, text: str) -> None:
+        """Shown."""
+        self.display.on_phase(text)
+
+    def on_note(self, text: str) -> None:
+        """Shown."""
+        self.display.on_note(text)
+
+    def on_chunk(self, done: int, total: int) -> None:
+        """Shown."""
+        self.display.on_chunk(done, total)
+
+    def on_step(self, record: StepRecord, steps: int) -> None:
+        """Shown and written."""
+        self.display.on_step(record, steps)
+        self.board.on_step(record, steps)
+
+    def on_evaluation(self, step: int, recall: Mapping[int, float]) -> None:
+        """Shown and written."""
+        self.display.on_evaluation(step, recall)
+        self.board.on_evaluation(step, recall)
+
+    def close(self) -> None:
+        """Training is over; what comes after it is written too."""
+        self.display.close()

@@ -105,18 +105,6 @@ def test_the_demo_of_a_loss_with_centres_shows_them(tmp_path, call):
 
 
 @pytest.mark.parametrize(
-    ("words", "samples"),
-    [("--loss arcface", 2), ("--loss triplet", 8), ("--loss arcface --samples-per-class 4", 4)],
-)
-def test_samples_of_a_class_are_what_suits_the_loss_unless_asked(tmp_path, call, words, samples):
-    out = tmp_path / "run"
-    given = f"train {words} --steps 1 --batch 16 --network-width 4 --embedding-dim 8 --evaluations 0"
-    code, _, _ = call(*given.split(), "--out", str(out))
-    assert code == 0
-    assert json.loads((out / "config.json").read_text())["samples_per_class"] == samples
-
-
-@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["train", "--loss", "tripplet"], "triplet-semihard, got 'tripplet'; near it: triplet, "),

@@ -41,6 +41,16 @@ def test_options_lie_between_the_file_and_the_words(tmp_path, call, handed):
     assert rest == [False, 0.0, False, False]
 
 
+@pytest.mark.parametrize(
+    ("words", "samples"),
+    [("--loss arcface", 2), ("--loss triplet", 8), ("--loss arcface --samples-per-class 4", 4)],
+)
+def test_samples_of_a_class_are_what_suits_the_loss_unless_asked(call, handed, words, samples):
+    code, _, errors = call("train", *words.split())
+    assert code == 0, errors
+    assert handed[0][0].samples_per_class == samples
+
+
 def test_a_recipe_is_known_by_its_name_and_its_data_can_be_elsewhere(call, handed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, _, errors = call("train", "--config", "cub-proxy-anchor", "--data", "/there/CUB_200_2011")

@@ -14,6 +14,7 @@ import torch
 import typer
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
+from PIL import Image
 from typer.testing import CliRunner
 
 from fastdml.cli import data_make
@@ -22,7 +23,7 @@ from fastdml.data.glyph_making import drawing, making
 from fastdml.data.glyph_making.drawing import draw, jis_level_1
 from fastdml.data.glyph_making.fonts import FontError, Source
 from fastdml.data.glyph_making.making import make
-from fastdml.data.glyph_making.pen import Pen, plain
+from fastdml.data.glyph_making.pen import Grey, Pen, Perturbation, plain
 from fastdml.data.glyph_making.sets import GLYPHS, GLYPHS_LARGE, QUERY_ONLY, Face, GlyphSet
 from fastdml.errors import InputError
 
@@ -151,6 +152,20 @@ def test_perturbation_depends_on_kanji_and_face_alone(sources: list[Source]) -> 
     more_kanji, more = draw(of(sources, 12), sources)
     assert more_kanji.startswith(kanji)
     assert np.array_equal(splits["test"].images[3:], more["test"].images[: 4 * 3])  # labels 6 to 9 in both
+
+
+def test_every_test_picture_is_perturbed_in_its_own_way(
+    sources: list[Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draws: list[float] = []
+
+    def perturbed(ink: Image.Image, rng: np.random.Generator, how: Perturbation, side: int) -> Grey:
+        draws.append(rng.random())
+        return plain(ink, side)
+
+    monkeypatch.setattr(drawing, "perturbed", perturbed)
+    draw(of(sources, 10), sources)
+    assert len(set(draws)) == len(draws) == 5 * 3
 
 
 def test_one_design_under_two_names_is_refused(sources: list[Source]) -> None:

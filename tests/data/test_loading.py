@@ -46,6 +46,15 @@ def _no_child_is_left() -> Iterator[None]:
     assert multiprocessing.active_children() == []
 
 
+@pytest.fixture
+def _two_threads() -> Iterator[None]:
+    """torch works with two threads, and so makes some in a worker too, before it is set to one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 def split_of(store: Tensor | ImageFiles) -> Split:
     everything = torch.ones(len(store), dtype=torch.bool)
     labels = torch.zeros(len(store), dtype=torch.int64)
@@ -186,16 +195,13 @@ def test_workers_change_neither_the_global_generator_nor_the_handlers_of_signals
     assert after == before
 
 
+@pytest.mark.usefixtures("_two_threads")
 def test_workers_use_one_thread_each(folder: Path) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with load_chunks(files(folder, kind=ThreadCount), [torch.tensor([0])], workers=1) as loaded:
-            assert int(next(loaded).images.max()) == 1
-    finally:
-        torch.set_num_threads(before)
+    with load_chunks(files(folder, kind=ThreadCount), [torch.tensor([0])], workers=1) as loaded:
+        assert int(next(loaded).images.max()) == 1
 
 
+@pytest.mark.usefixtures("_two_threads")
 @pytest.mark.parametrize("name", ["INT", "TERM"])
 def test_signals_to_the_whole_group_leave_workers_to_their_parent(folder: Path, name: str) -> None:
     with load_chunks(files(folder), (torch.tensor([i % 5]) for i in count()), workers=1) as loaded:

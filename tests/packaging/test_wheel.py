@@ -23,7 +23,7 @@ def project(tmp_path: Path) -> Path:
     for name in FILES:
         shutil.copy(ROOT / name, folder)
     left_out = shutil.ignore_patterns("__pycache__", "lib", "*.so", "*.dylib")
-    for name in ("fastdml", "triton_kernels"):
+    for name in ("fastdml", "recipes", "triton_kernels"):
         shutil.copytree(ROOT / name, folder / name, ignore=left_out)
     return folder
 

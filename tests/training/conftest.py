@@ -110,12 +110,13 @@ def settings():
 def run(tiny_data, settings, recorder, tmp_path):
     """Run with the tiny settings and what is given on top: run(steps=3) -> (result, directory)."""
 
-    def go(out="run", panel_seconds=0.0, overwrite=False, resume=False, **changes):
+    def go(out="run", panel_seconds=0.0, overwrite=False, resume=False, write_report=None, **changes):
         config = TrainConfig(**{**settings, **changes})
         path = tmp_path / out
         result = run_experiment(
-            config, path, recorder, panel_seconds=panel_seconds, overwrite=overwrite, resume=resume
-        )
+            config, path, recorder, panel_seconds=panel_seconds, overwrite=overwrite, resume=resume,
+            write_report=write_report,
+        )  # fmt: skip
         return result, path
 
     return go

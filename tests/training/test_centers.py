@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from fastdml.data import Split
 from fastdml.losses import MultipleLosses, NormalizedSoftmaxLoss, SoftTripleLoss
 from fastdml.training import EmbeddingNetwork, TrainConfig, catalogue
+from fastdml.training.batches import class_indices
 from fastdml.training.catalogue import LOSSES, LossEntry
 from fastdml.training.centers import AT_RANDOM, BUSIEST, DELTAS, CenterHistory, center_history, drawn_images
 from fastdml.training.checkpoint import load_weights
-from fastdml.training.batches import class_indices
 from fastdml.training.optimisers import make_optimiser
 from fastdml.training.run import read_lines
 

@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # tools stand besi
 
 from fastdml.losses import SoftTripleLoss
 from fastdml.training import catalogue
-from fastdml.training.centers import DELTAS
 from fastdml.training.backbones import make_network
+from fastdml.training.centers import DELTAS
 from tools import plot_centers
 
 CONFIG = replace(

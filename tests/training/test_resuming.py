@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,12 @@ KINDS = {
     "half precision": {"precision": "bf16"},
     "noise": {"noise": 0.2},
 }
+
+
+@pytest.fixture
+def run(run):
+    """Without the report, which takes longer than these runs."""
+    return partial(run, write_report=lambda result, directory: None)
 
 
 def contents(path: Path) -> tuple[list[float], bytes, bytes | None]:
@@ -78,7 +85,8 @@ from fastdml.training import TrainConfig, run_experiment
 from fastdml.training.progress import PlainDisplay
 config = TrainConfig(steps=30, batch=16, samples_per_class=4, embedding_dim=8, network_width=4, memory=32,
                      loss="contrastive", evaluations=1, checkpoint_every=4, device="cpu", chunk=8)
-run_experiment(config, sys.argv[1], PlainDisplay(), resume=sys.argv[2] == "resume", panel_seconds=0)
+run_experiment(config, sys.argv[1], PlainDisplay(), resume=sys.argv[2] == "resume", panel_seconds=0,
+               write_report=lambda result, run: None)
 """
 
 
@@ -149,7 +157,7 @@ def test_where_all_checkpoints_are_damaged_nothing_is_lost(run, recorder):
 
 def test_other_settings_cannot_go_on(run, recorder):
     interrupt_after(recorder, 4)
-    _, path = run(steps=8)
+    run(steps=8)
     let_it_run(recorder)
     with pytest.raises(ConfigError, match=r"learning_rate must be 0\.005 as in .*config\.json, got 0\.01"):
         run(steps=8, resume=True, learning_rate=0.01)
@@ -215,9 +223,7 @@ def small_memory(monkeypatch):
     ("chunk", "where"), [(None, "with a graph"), (8, "with a graph"), (8, "without a graph")]
 )
 @pytest.mark.parametrize("memory", [0, 40])
-def test_out_of_memory_halves_the_chunk_once_and_goes_on(
-    run, recorder, small_memory, chunk, where, memory
-):
+def test_out_of_memory_halves_the_chunk_once_and_goes_on(run, recorder, small_memory, chunk, where, memory):
     changes = {"steps": 5, "loss": "contrastive", "memory": memory}
     half = (chunk or 16) // 2
     _, expected = run(out="whole", chunk=half, **changes)

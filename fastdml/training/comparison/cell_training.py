@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from fastdml.data import Split
 from fastdml.retrieval import RetrievalResult, evaluate
+from fastdml.training.backbones import make_network
 from fastdml.training.catalogue import find_loss
 from fastdml.training.comparison.cells import Cell
 from fastdml.training.comparison.folder import ComparisonFolder
 from fastdml.training.comparison.holdout import hold_out_classes, perturbed
 from fastdml.training.comparison.protocol import Protocol
 from fastdml.training.evaluation import KS, embed, retrieve
-from fastdml.training.backbones import make_network
 from fastdml.training.loop import NonFiniteLossError, StepWatcher, fit
 from fastdml.training.run import RunDirectory
 from fastdml.training.stopping import StopRequest

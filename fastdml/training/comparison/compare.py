@@ -11,6 +11,7 @@ import torch
 
 from fastdml.data import Split
 from fastdml.retrieval import MissingPackageError, evaluate
+from fastdml.training.batches import check_batch
 from fastdml.training.catalogue import find_dataset, find_loss
 from fastdml.training.comparison.cell_training import Setting, train_cell
 from fastdml.training.comparison.cells import Cell
@@ -20,9 +21,8 @@ from fastdml.training.comparison.protocol import Protocol, commit
 from fastdml.training.comparison.results import write_results
 from fastdml.training.config import ConfigError
 from fastdml.training.environment import backend_of
-from fastdml.training.batches import check_batch
-from fastdml.training.run_setup import chosen_backend, find_device
 from fastdml.training.loss_work import LossWork
+from fastdml.training.run_setup import chosen_backend, find_device
 from fastdml.training.stopping import StopRequest
 
 T = TypeVar("T")

@@ -52,7 +52,7 @@ def lay_out(points: Tensor, seed: int) -> Layout:
         return _by_components(points, "the images lie too near together for t-SNE")
     try:
         from sklearn.manifold import TSNE
-        from threadpoolctl import threadpool_limits
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
     except ImportError:
         return _by_components(points, "t-SNE needs scikit-learn: pip install 'fastdml[evaluate]'")
     with threadpool_limits(1):  # threads that wait for each other take minutes on a busy machine
