@@ -168,11 +168,11 @@ def _prepare(config: TrainConfig, processes: Processes) -> _Materials:
     work = LossWork(
         config.loss, config.embedding_dim, config.samples_per_class, train.num_classes, config.loss_options
     )
+    with torch.random.fork_rng():  # what is tried out draws no numbers of the run
+        tried = backend_of(work.make(device), *work.batch(min(config.batch, _TRIED), device))
     loss = make_loss(config, work, device)
     if config.distill:
         check_takes_soft_labels(config.loss, loss)
-    with torch.random.fork_rng():  # what is tried out draws no numbers of the run
-        tried = backend_of(work.make(device), *work.batch(min(config.batch, _TRIED), device))
     environment = describe(device, *tried)
     return _Materials(
         dataset, train, planted, model, over_processes(loss, processes), work, environment,

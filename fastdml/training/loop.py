@@ -247,7 +247,8 @@ class _Training:
         config = self.config
         sampler = make_sampler(config, split, labels.classes, labels.distilled)
         schedule = RateSchedule(config.schedule, config.warmup_steps, config.decay_every, config.decay_factor)
-        chunks = _Chunks(sampler.batch, config, self.processes, self.step)
+        first = self.step
+        chunks = _Chunks(sampler.batch, config, self.processes, first)
         workers = worker_count(config, split)
         pin = self.processes.device.type == "cuda"
         with load_chunks(split, chunks.rows(), workers, pin, self._skipped) as images:
@@ -267,7 +268,7 @@ class _Training:
             stopped_by = self.stop.signal_name
         elif self.step < config.steps:
             stopped_by = "time"
-        if self.stop.asked:
+        if self.stop.asked and self.step > first:
             self._save()
         memory = _memory_by_part(self.parts, self.around.resident, self.processes.device)
         return FitOutcome(self.step, stopped_by, self.budget.replanned, seconds, memory)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastdml.data import Augment, Split
 from fastdml.data.split import as_inputs, reads_files
-from fastdml.training.config import TrainConfig
+from fastdml.training.config import ConfigError, TrainConfig
 
 View = Callable[[Tensor, torch.Generator], Tensor]
 _MARGIN = 8 / 7  # files are read larger than the network's images by this, 256 for 224
@@ -75,7 +75,10 @@ def make_views(config: TrainConfig, train: Split) -> Views:
         return Views(None, size)
     from fastdml.data.photos import PhotoAugment
 
-    if config.fit == "crop":
-        return Views(PhotoAugment(size), size)
-    aspect = size[1] / size[0]  # what fills its image, as a person does in re-identification, is cut little
-    return Views(PhotoAugment(size, scale=(0.7, 1.0), ratio=(0.9 * aspect, 1.1 * aspect)), size)
+    try:
+        if config.fit == "crop":
+            return Views(PhotoAugment(size), size)
+        aspect = size[1] / size[0]  # what fills its image, as a person in re-identification, is cut little
+        return Views(PhotoAugment(size, scale=(0.7, 1.0), ratio=(0.9 * aspect, 1.1 * aspect)), size)
+    except ImportError as error:
+        raise ConfigError(f"augment must be false here: {error}") from error

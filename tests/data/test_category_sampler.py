@@ -56,6 +56,12 @@ def test_categories_come_as_often_as_they_have_classes_and_classes_equally_often
     assert times.tolist() == [10] * 24
 
 
+def test_categories_alternate_within_a_round() -> None:
+    rows = torch.cat(list(make(classes=1, samples=1, num_batches=240)))
+    changes = CATEGORIES[rows].view(10, 24).diff(dim=1) != 0  # two in each round, were they dealt in order
+    assert int(changes.sum(1).min()) >= 8
+
+
 def test_left_over_classes_change_from_round_to_round() -> None:
     rows = torch.cat(list(make(classes=4, samples=1, num_batches=500)))  # 100 rounds
     times = torch.bincount(LABELS[rows] + 9)[::2]
@@ -111,6 +117,9 @@ def test_state_of_other_categories_is_refused() -> None:
         ValueError, match="categories_per_batch must be 2 as in this sampler, got a state with 1"
     ):
         make(classes=4, categories=2, num_batches=6).load_state_dict(state)
+    merged = CategoryBatchSampler(LABELS, CATEGORIES // 20, 4, 2, seed=3, num_batches=6)
+    with pytest.raises(ValueError, match="num_categories must be 2 as in this sampler, got a state with 3"):
+        merged.load_state_dict(state)
 
 
 def test_small_categories_are_left_out_with_a_warning() -> None:

@@ -79,6 +79,12 @@ def test_crops_lie_inside_and_their_areas_and_ratios_fill_the_ranges(height: int
     assert 0.6 < float(ratio.max()) < math.log(2) + 1e-3
 
 
+@pytest.mark.parametrize("size", [(24, 24), (50, 40)])
+def test_edges_are_not_darkened(size: tuple[int, int]) -> None:
+    white = torch.ones(50, 3, 24, 24)
+    assert torch.allclose(PhotoAugment(size)(white, rng()), torch.ones(50, 3, *size), atol=1e-6)
+
+
 def test_ratio_is_kept_where_the_image_cannot_have_it_at_that_area() -> None:
     crops = PhotoAugment((32, 32), scale=(1.0, 1.0), ratio=(0.75, 4 / 3), flip=0.0)(places(50, 64, 32), rng())
     (left, right), (top, bottom) = spans(crops, 0), spans(crops, 1)

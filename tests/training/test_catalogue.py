@@ -171,7 +171,7 @@ def test_training_brings_the_loss_to_its_least(run, name):
 def test_what_the_loss_learns_is_trained_and_saved(run):
     _, path = run(loss="margin", steps=8, evaluations=1)
     learnt, metadata = read_tensors(path / "loss.safetensors")
-    assert metadata == {"loss": "margin", "stopped_by": "steps"}
+    assert metadata == {"loss": "margin", "stopped_by": "steps", "step": "8"}
     assert learnt.keys() == {"beta"}
     start = LOSSES["margin"].make(CLASSES, 8).beta
     assert (learnt["beta"] - start).abs().item() > 1e-3

@@ -84,7 +84,11 @@ def test_centres_are_counted_at_every_evaluation(run):
 def test_the_counts_are_those_of_the_saved_loss(run):
     result, path = run(loss="soft-triple", steps=6)
     loss = LOSSES["soft-triple"].make(8, 8)
-    assert load_weights(path / "loss.safetensors", loss) == {"loss": "soft-triple", "stopped_by": "steps"}
+    assert load_weights(path / "loss.safetensors", loss) == {
+        "loss": "soft-triple",
+        "stopped_by": "steps",
+        "step": "6",
+    }
     for one in result.centers.counts:
         assert loss.count_centers(one.delta).tolist() == one.final
     start = CenterHistory(LOSSES["soft-triple"].make(8, 8))

@@ -271,7 +271,7 @@ def test_a_loss_that_changed_in_the_catalogue_is_refused(go, monkeypatch):
     entry = LOSSES["soft-triple"]
     changed = {
         "got .* center_rate 7": replace(entry, center_rate=7),
-        "got .* la=3": replace(entry, make=lambda *sizes: SoftTripleLoss(*sizes, la=3)),
+        "got .* la=3": replace(entry, build=lambda *sizes: SoftTripleLoss(*sizes, la=3)),
     }
     for message, other in changed.items():
         monkeypatch.setitem(LOSSES, "soft-triple", other)

@@ -29,6 +29,14 @@ KINDS = {
     "momentum": {"optimiser": "sgd", "schedule": "step", "decay_every": 3, "learning_rate": 0.01},
     "half precision": {"precision": "bf16"},
     "noise": {"noise": 0.2},
+    "a teacher": {
+        "noise": 0.2,
+        "distill": True,
+        "loss": "fat",
+        "teacher_epochs": 2,
+        "teacher_rounds": 1,
+        "trust": 0.1,
+    },
 }
 
 
