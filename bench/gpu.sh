@@ -15,6 +15,7 @@
 #   losses    the same for every pair loss, each against Multi-Similarity and pytorch-metric-learning
 #   proxies   the same for every loss with centres; SoftTriple over batch and classes against its dense form
 #   centroids the same for FAT, against its dense form and one product
+#   training  what cached gradients cost; how much of a step of 65,536 images or features the loss takes
 #   choices   tiles and blocks of the proxy engine's Triton kernels against others
 #   retrieve  the same for Recall@K, then of a set as large as Stanford Online Products
 #   profile   ncu over one large batch, where ncu is installed
@@ -27,8 +28,8 @@
 # BACKENDS        default: triton,cuda
 # ENGINES         what sanitize, prove and profile are about (default: pair,proxy,centroid)
 # SECONDS_LIMIT   seconds that `measure` may take (default: 480)
-# DRY             1: prove, measure, losses, proxies, centroids, choices and retrieve on the CPU with tiny sizes, to see
-#                 that they run
+# DRY             1: prove, measure, losses, proxies, centroids, training, choices and retrieve on the CPU with tiny
+#                 sizes, to see that they run
 # MEASURE         further arguments of bench.gpu.measure, such as "--widths 512 --dtypes bfloat16,float32"
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -130,6 +131,13 @@ proxies() {
 
 centroids() { contest fat; }
 
+training() {
+  local status=0
+  "$python" -m bench.large_batch "${tiny[@]}" --out "$out/.." || status=1
+  "$python" -m bench.gpu.step_share "${tiny[@]}" --out "$out/step_share.json" || status=1
+  return "$status"
+}
+
 choices() {
   local backend=triton
   [ -z "${DRY:-}" ] || backend=cpu
@@ -155,7 +163,7 @@ profile() {
   grep -E '_kernel|Duration|Throughput|Registers|Spill' "$logs/profile.txt" | head -120
 }
 
-measured="prove measure losses proxies centroids choices retrieve"
+measured="prove measure losses proxies centroids training choices retrieve"
 all="build doctor tests sanitize $measured profile"
 # shellcheck disable=SC2086
 if [ "$#" -eq 0 ]; then

@@ -43,6 +43,9 @@ class Sizes:
     width: int = 32
 
 
+TINY = Sizes(64, 16, 4)
+
+
 class Work:
     """A network, a loss and a batch on a device."""
 
@@ -147,6 +150,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tiny", action="store_true", help="to see that it runs")
     parser.add_argument("--out", type=Path, default=FOLDER)
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -157,7 +161,10 @@ def main() -> None:
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    content = {**machine.describe(device), **measure(Sizes(), device, options.rounds)}
+    content = {
+        **machine.describe(device),
+        **measure(TINY if options.tiny else Sizes(), device, options.rounds),
+    }
     path = options.out / machine.slug(device) / "cached_gradients.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n")
