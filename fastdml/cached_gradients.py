@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -59,6 +59,7 @@ class CachedGradients:
         self._forward = _call if forward is None else forward
         self._summed = summed
         self._random: list[_RandomState] = []
+        self._norms = NormStatistics(nn.Identity())
 
     def backward(self, inputs: Any, loss: Callable[[Tensor], Tensor]) -> Tensor:
         """Add the gradients of ``loss(model(inputs))`` to those of the model, and of what the loss learns.
@@ -76,6 +77,7 @@ class CachedGradients:
         """
         chunks = split_rows(inputs, self.chunk)
         embeddings = self.embed(chunks).requires_grad_()
+        self.move_statistics()
         value = loss(embeddings)
         if not isinstance(value, Tensor) or value.numel() != 1:
             got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -89,21 +91,25 @@ class CachedGradients:
     def embed(self, chunks: Sequence[Any]) -> Tensor:
         """The first pass: embeddings [N, D] of all chunks, without a graph.
 
-        What the second pass must see again is remembered: the states of random numbers.
+        What the second pass must see again is remembered: the states of random numbers. What the chunks have
+        of means and variances waits for :meth:`move_statistics`.
         """
         self._random = []
-        norms = NormStatistics(self.model)
+        self._norms = NormStatistics(self.model)
         device = _device_of(self.model)
         parts = []
         with torch.no_grad():
             for chunk in chunks:
                 self._random.append(_RandomState(device))
-                with norms.gathered() as seen:
+                with self._norms.gathered() as seen:
                     parts.append(self._forward(self.model, chunk))
                     seen.rows = len(parts[-1])
-        norms.update(self._summed)
         torch.clear_autocast_cache()  # it holds weights cast without a graph
         return torch.cat(parts)
+
+    def move_statistics(self) -> None:
+        """Move the running statistics of BatchNorm by the first pass; ranks that share them all call it."""
+        self._norms.update(self._summed)
 
     def propagate(self, chunks: Sequence[Any], gradient: Tensor) -> None:
         """The second pass: adds what ``gradient`` [N, D], that of the embeddings, is for the model.
@@ -113,16 +119,38 @@ class CachedGradients:
             gradient: of the embeddings that it returned.
         """
         after = _RandomState(_device_of(self.model))
-        with _buffers_kept(self.model):
-            first = 0
+        buffers = KeptBuffers(self.model)
+        first = 0
+        try:
             for number, (chunk, state) in enumerate(zip(chunks, self._random, strict=True), 1):
                 state.restore()
                 with nullcontext() if number == len(chunks) else _without_exchange(self.model):
                     embeddings = self._forward(self.model, chunk)
                     if embeddings.requires_grad:
-                        embeddings.backward(gradient[first : first + len(embeddings)])
+                        own = gradient[first : first + len(embeddings)]
+                        embeddings.backward(own.to(embeddings.dtype))
                 first += len(embeddings)
-        after.restore()
+        finally:
+            buffers.restore()
+            after.restore()
+
+
+class KeptBuffers:
+    """The buffers of a model as they are now, whether they will be written to or replaced."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._kept = [
+            (module, name, buffer, buffer.clone())
+            for module in model.modules()
+            for name, buffer in module.named_buffers(recurse=False)
+        ]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Make them so again."""
+        for module, name, buffer, value in self._kept:
+            buffer.copy_(value)
+            setattr(module, name, buffer)
 
 
 def split_rows(inputs: Any, size: int) -> list[Any]:
@@ -153,18 +181,6 @@ def _without_exchange(model: nn.Module) -> AbstractContextManager[Any]:
     """In which DistributedDataParallel leaves gradients on their rank."""
     no_sync: Callable[[], AbstractContextManager[Any]] = getattr(model, "no_sync", nullcontext)
     return no_sync()
-
-
-@contextmanager
-def _buffers_kept(model: nn.Module) -> Iterator[None]:
-    """What the model keeps between batches is afterwards as it was before."""
-    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in before:
-                buffer.copy_(value)
 
 
 class _RandomState:

@@ -108,14 +108,18 @@ def test_a_frozen_batch_norm_knows_no_chunks() -> None:
     assert torch.equal(model[1].running_mean, before)
 
 
-def test_a_buffer_of_another_kind_changes_in_the_first_pass_only() -> None:
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_buffer_of_another_kind_changes_in_the_first_pass_only(in_place: bool) -> None:
     class Counts(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.register_buffer("calls", torch.zeros(()))
 
         def forward(self, x: Tensor) -> Tensor:
-            self.calls += 1
+            if in_place:
+                self.calls += 1
+            else:
+                self.calls = self.calls + 1
             return x
 
     model = network(Counts())

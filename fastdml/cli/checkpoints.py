@@ -74,19 +74,29 @@ def open_data(
 def embed_shown(trained: Trained, config: TrainConfig, split: Split, device: str) -> Embedded:
     """The embeddings of a split, with a bar on standard error while they are made."""
     there = find_device(device)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+
+    def left_out(path: Path) -> None:
+        console.print(
+            f"note: {path} cannot be read and is left out", markup=False, highlight=False, soft_wrap=True
+        )
+
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"embedding {split.name}", total=len(split))
         lens = Lens(
             views=Views(size=config.pixels if reads_files(split.images) else None),
             workers=worker_count(config, split),
             precision=config.precision,
             on_images=lambda done, of: progress.update(task, completed=done, total=of),
+            on_skip=left_out,
         )
-        embedded = embed_with(lens, trained.model.to(there), split, there)
-    left_out = int((~embedded.readable).sum())
-    if left_out:
-        typer.echo(f"note: {left_out:,} images of {split.name} could not be read and are left out", err=True)
-    return embedded
+        return embed_with(lens, trained.model.to(there), split, there)
+
+
+def check_folder(name: str, path: Path) -> None:
+    """Raises InputError, before any work, unless a file can be put where ``path`` says."""
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{name} must lie in a folder that is there, {path.absolute().parent} is none")
 
 
 def about(trained: Trained) -> str:

@@ -37,6 +37,7 @@ def embed(
     """
     with errors_told():
         check_ending(out)
+        checkpoints.check_folder("out", out)
         if split not in _SPLITS:
             raise InputError(f"split must be one of {', '.join(_SPLITS)}, got {split!r}")
         trained = load_trained(checkpoint, trust_code)

@@ -14,6 +14,7 @@ from fastdml.cli import checkpoints, options
 from fastdml.cli.running import errors_told
 from fastdml.errors import InputError
 from fastdml.training.checkpoint import write_atomically
+from fastdml.training.datasets import check_can_be_judged
 from fastdml.training.trained import load_trained
 
 
@@ -45,8 +46,11 @@ def evaluate(
     """
     with errors_told():
         wanted = _whole_numbers(ks)
+        if json_file is not None:
+            checkpoints.check_folder("json", json_file)
         trained = load_trained(checkpoint, trust_code)
         config, dataset = checkpoints.open_data(trained, data, layout, workers, on_unreadable)
+        check_can_be_judged(dataset)
         test = dataset.test
         embeddings, readable = checkpoints.embed_shown(trained, config, test, device)
         result = retrieval.evaluate(

@@ -26,6 +26,7 @@ def export(
 ) -> None:
     """Write the embedding network for any number of images; the file is read again, run and compared."""
     with errors_told():
+        checkpoints.check_folder("out", out)
         trained = load_trained(checkpoint, trust_code)
         try:
             made = exporting.export(trained.model, trained.shape, out, normalise)

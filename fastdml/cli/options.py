@@ -41,6 +41,10 @@ ImageSize = Annotated[
     str | None,
     typer.Option(help="Side of the images, or height and width as 256x128; of files 224 by default."),
 ]
+Fit = Annotated[
+    str,
+    typer.Option(help="How images come to their size: cut in the middle (crop) or scaled (stretch)."),
+]
 OnUnreadable = Annotated[
     str, typer.Option(help="An image that cannot be read stops the run (stop) or is left out (skip).")
 ]

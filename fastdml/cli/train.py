@@ -23,6 +23,7 @@ def train(
     data: options.Data = TrainConfig.data,
     layout: options.Layout = TrainConfig.layout,
     image_size: options.ImageSize = TrainConfig.image_size,
+    fit: options.Fit = TrainConfig.fit,
     on_unreadable: options.OnUnreadable = TrainConfig.on_unreadable,
     workers: options.Workers = TrainConfig.workers,
     loss: options.Loss = TrainConfig.loss,
@@ -78,6 +79,10 @@ def train(
         if resume and out is None:
             raise ConfigError("resume needs the directory of the run in --out")
         resumed = _settings_in(out) if resume and out is not None else None
+        if resume and resumed is None and not (config_file or given or assignments):
+            raise ConfigError(
+                f"out must hold the run to go on with, {out} holds none, and no settings for one"
+            )
         config = merge_settings(config_file, given, assignments or (), resumed)
         if print_config:
             typer.echo(to_toml(config), nl=False)

@@ -53,6 +53,8 @@ def unpack(archive: Path | str, out: Path | str, on_progress: Progress | None = 
             _unpack_zip(source, folder, report)
         elif tarfile.is_tarfile(source):
             _unpack_tar(source, folder, report)
+        elif _begins_as_zip(source):
+            raise ArchiveError(f"{source} is damaged: its end is missing, as of a half-finished download")
         else:
             raise ArchiveError(f"{source} must be a zip or tar archive, it is neither")
         folder.replace(target)
@@ -126,6 +128,11 @@ def _has_end(archive: tarfile.TarFile) -> bool:
     archive.fileobj.seek(archive.offset)
     block = archive.fileobj.read(tarfile.BLOCKSIZE)
     return len(block) == tarfile.BLOCKSIZE and not any(block)
+
+
+def _begins_as_zip(source: Path) -> bool:
+    with source.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
 
 
 def _check_name(source: Path, name: str) -> None:

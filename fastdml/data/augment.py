@@ -73,16 +73,16 @@ class Augment:
         Raises:
             ValueError: `images` is not four-dimensional, not float32, or on another device than `generator`.
         """
-        _check(images, generator)
+        check_images(images, generator)
         if images.numel() == 0:
             return images.clone()
         out = self._affine(images, generator)
         if self.blur:
-            out = _blur(out, _uniform(len(images), 0.0, self.blur, generator))
+            out = _blur(out, uniform(len(images), 0.0, self.blur, generator))
         if self.gain != (1.0, 1.0):
-            out.mul_(_uniform(len(images), *self.gain, generator)[:, None, None, None])
+            out.mul_(uniform(len(images), *self.gain, generator)[:, None, None, None])
         if self.noise:
-            level = _uniform(len(images), 0.0, self.noise, generator)[:, None, None, None]
+            level = uniform(len(images), 0.0, self.noise, generator)[:, None, None, None]
             speckle = torch.randn(out.shape, generator=generator, device=out.device)
             out.addcmul_(speckle, level)
         if self.erase:
@@ -91,12 +91,12 @@ class Augment:
 
     def _affine(self, images: Tensor, generator: torch.Generator) -> Tensor:
         size = len(images)
-        angle = _uniform(size, -self.rotation, self.rotation, generator) * (math.pi / 180)
-        shear = _uniform(size, -self.shear, self.shear, generator)
-        scale = _uniform(size, *self.scale, generator)
-        stretch = _uniform(size, -self.stretch / 2, self.stretch / 2, generator).exp()
-        dx = _uniform(size, -2 * self.shift, 2 * self.shift, generator)  # the grid spans [-1, 1]
-        dy = _uniform(size, -2 * self.shift, 2 * self.shift, generator)
+        angle = uniform(size, -self.rotation, self.rotation, generator) * (math.pi / 180)
+        shear = uniform(size, -self.shear, self.shear, generator)
+        scale = uniform(size, *self.scale, generator)
+        stretch = uniform(size, -self.stretch / 2, self.stretch / 2, generator).exp()
+        dx = uniform(size, -2 * self.shift, 2 * self.shift, generator)  # the grid spans [-1, 1]
+        dy = uniform(size, -2 * self.shift, 2 * self.shift, generator)
         cos, sin = angle.cos(), angle.sin()
         # Output to input: the inverse of scale * turn * [[stretch, shear], [0, 1 / stretch]], written out.
         wide, tall = 1 / (stretch * scale), stretch / scale
@@ -122,13 +122,14 @@ class Augment:
         return (~patch).to(images.dtype).unsqueeze(1)
 
     def _band(self, size: int, side: int, generator: torch.Generator) -> Tensor:
-        length = _uniform(size, *self.erase_side, generator) * side
-        start = _uniform(size, 0.0, 1.0, generator) * (side - length)
+        length = uniform(size, *self.erase_side, generator) * side
+        start = uniform(size, 0.0, 1.0, generator) * (side - length)
         pixel = torch.arange(side, device=generator.device) + 0.5
         return (pixel >= start[:, None]) & (pixel < (start + length)[:, None])
 
 
-def _check(images: Tensor, generator: torch.Generator) -> None:
+def check_images(images: Tensor, generator: torch.Generator) -> None:
+    """Raises ValueError unless images are float32 [B, C, H, W] on the generator's device."""
     if images.dim() != 4:
         raise ValueError(f"images must have shape [B, C, H, W], got {list(images.shape)}")
     if images.dtype != torch.float32:
@@ -142,7 +143,8 @@ def _middles(side: int, device: torch.device) -> Tensor:
     return (2 * torch.arange(side, device=device) + 1) / side - 1
 
 
-def _uniform(size: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+def uniform(size: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    """Numbers drawn from [low, high), float32 [size] on the generator's device."""
     return torch.rand(size, generator=generator, device=generator.device) * (high - low) + low
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from fastdml.errors import InputError
 
 FITS = ("crop", "stretch")
 ON_ERROR = ("stop", "skip")
+HOW_TO_SKIP = "on_error='skip' (of a command --on-unreadable skip) leaves such images out"
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
@@ -38,7 +39,7 @@ class UnreadableImageError(InputError):
         self.why = why
 
     def __str__(self) -> str:
-        return f"{self.path} cannot be read as an image: {self.why}"
+        return f"{self.path} cannot be read as an image: {self.why}; {HOW_TO_SKIP}"
 
 
 class ImageFiles:
@@ -106,8 +107,7 @@ class ImageFiles:
         except Exception as error:  # a damaged file makes decoders raise nearly anything
             if self.on_error == "skip":
                 return None
-            why = "there is no such file" if isinstance(error, FileNotFoundError) else _reason(error, path)
-            raise UnreadableImageError(path, why) from error
+            raise UnreadableImageError(path, _reason(error, path)) from error
 
     def _decode(self, path: str) -> Tensor:
         mode = "RGB" if self.channels == 3 else "L"
@@ -158,11 +158,17 @@ def _opaque(file: Image.Image, mode: str) -> Image.Image:
 def _middle(wide: int, tall: int, width: int, height: int) -> tuple[float, float, float, float]:
     """The largest box in the middle of wide x tall with the proportions of width x height."""
     scale = min(wide / width, tall / height)
-    left, top = (wide - width * scale) / 2, (tall - height * scale) / 2
-    return (left, top, min(left + width * scale, wide), min(top + height * scale, tall))
+    across, down = min(width * scale, wide), min(height * scale, tall)  # rounding may go past an edge
+    left, top = (wide - across) / 2, (tall - down) / 2
+    return left, top, min(left + across, wide), min(top + down, tall)
 
 
 def _reason(error: Exception, path: str) -> str:
     """What went wrong in words, without the path that the message names anyway."""
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, UnidentifiedImageError):
+        empty = os.path.getsize(path) == 0
+        return "the file is empty" if empty else "it is of no image format that is known"
     text = str(error).replace(f"'{path}'", "it").replace(path, "it")
     return text or type(error).__name__

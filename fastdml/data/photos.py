@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdml.data.augment import _check, _uniform
+from fastdml.data.augment import check_images, uniform
 from fastdml.errors import InputError
 
 
@@ -91,7 +91,7 @@ class PhotoAugment:
             ValueError: `images` is not four-dimensional, not float32, on another device than `generator`, or
                 has not the 3 channels that saturation and hue need.
         """
-        _check(images, generator)
+        check_images(images, generator)
         if (self.saturation or self.hue) and images.shape[1] != 3:
             raise InputError(f"images must have 3 channels for saturation and hue, got {list(images.shape)}")
         if images.numel() == 0:
@@ -107,7 +107,7 @@ class PhotoAugment:
 
         size = len(images)
         left, top, wide, tall = _boxes(size, images.shape[-2:], self.scale, self.ratio, generator)
-        mirrored = _uniform(size, 0.0, 1.0, generator) < self.flip
+        mirrored = uniform(size, 0.0, 1.0, generator) < self.flip
         x = _places(self.size[1], left, wide)  # [B, w]
         x = torch.where(mirrored[:, None], x.flip(1), x)[:, None, :].expand(size, *self.size)
         y = _places(self.size[0], top, tall)[:, :, None].expand(size, *self.size)
@@ -122,16 +122,16 @@ class PhotoAugment:
             (self.saturation, enhance.adjust_saturation_with_gray_subtraction),
         ):
             if most:
-                images = adjust(images, _uniform(len(images), 1 - most, 1 + most, generator))
+                images = adjust(images, uniform(len(images), 1 - most, 1 + most, generator))
         if self.hue:
-            turn = _uniform(len(images), -self.hue, self.hue, generator) * (2 * torch.pi)
+            turn = uniform(len(images), -self.hue, self.hue, generator) * (2 * torch.pi)
             images = enhance.adjust_hue(images, turn)
         return images
 
     def _kept(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """False in the rectangle to erase: bool [B, 1, h, w]."""
         size, _, height, width = images.shape
-        hit = _uniform(size, 0.0, 1.0, generator) < self.erase
+        hit = uniform(size, 0.0, 1.0, generator) < self.erase
         left, top, wide, tall = _boxes(size, (height, width), self.erase_area, self.erase_ratio, generator)
         columns = _inside(width, left, wide)  # [B, w]
         rows = _inside(height, top, tall)  # [B, h]
@@ -176,14 +176,14 @@ def _boxes(
     height, width = size
     own = width / height
     largest = height * width * min(1.0, ratio[1] / own, own / ratio[0])  # that has one of the ratios
-    area = (_uniform(count, *scale, generator) * (height * width)).clamp_max(largest)
+    area = (uniform(count, *scale, generator) * (height * width)).clamp_max(largest)
     low = (area / height**2).clamp_min(ratio[0]).log()  # below it a box is taller than the image
     high = (width**2 / area).clamp_max(ratio[1]).log()
-    drawn = torch.lerp(low, high, _uniform(count, 0.0, 1.0, generator)).exp()
+    drawn = torch.lerp(low, high, uniform(count, 0.0, 1.0, generator)).exp()
     wide = (area * drawn).sqrt().clamp_max(width)
     tall = (area / drawn).sqrt().clamp_max(height)
-    left = _uniform(count, 0.0, 1.0, generator) * (width - wide)
-    top = _uniform(count, 0.0, 1.0, generator) * (height - tall)
+    left = uniform(count, 0.0, 1.0, generator) * (width - wide)
+    top = uniform(count, 0.0, 1.0, generator) * (height - tall)
     return left, top, wide, tall
 
 

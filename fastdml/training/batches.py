@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from fastdml.data.category_sampler import CategoryBatchSampler
 from fastdml.data.split import reads_files
 from fastdml.noise import DistilledLabels
 from fastdml.training.config import ConfigError, TrainConfig
+from fastdml.training.processes import Processes
 
 _MOST_WORKERS = 8
 
@@ -57,7 +59,9 @@ def make_sampler(
 
 
 def check_batch(config: TrainConfig, train: Split) -> None:
-    """Raises ConfigError unless the classes of the split fill a batch."""
+    """Raises ConfigError (InputError where categories do not fill it) unless the split fills a batch."""
+    if not len(train):
+        raise ConfigError(f"data must have images to train on, got none in {config.data}")
     _, sizes = torch.unique(train.labels, return_counts=True)
     if config.classes_per_batch > sizes.numel():
         raise ConfigError(
@@ -73,6 +77,41 @@ def check_batch(config: TrainConfig, train: Split) -> None:
             f"got {config.samples_per_class}: {few} of {sizes.numel()} classes have fewer (repeat_images "
             "lets them repeat theirs)"
         )
+    if config.categories_per_batch:
+        if config.classes_per_batch % config.categories_per_batch:
+            raise ConfigError(
+                f"categories_per_batch must divide the {config.classes_per_batch} classes of a batch (batch "
+                f"over samples_per_class), got {config.categories_per_batch}"
+            )
+        make_sampler(config, train, class_indices(train))  # refuses categories that do not work
+
+
+class BatchChunks:
+    """The chunks of this process, of every step in turn.
+
+    Args:
+        batch: the rows of the batch of a step, counted from 0.
+        config: how large chunks are, and how many steps may be made.
+        processes: those that share the batches.
+        first: the step to begin with.
+
+    Attributes:
+        numbers: places of this process's chunks among those of a batch.
+    """
+
+    def __init__(
+        self, batch: Callable[[int], Tensor], config: TrainConfig, processes: Processes, first: int
+    ) -> None:
+        self._batch, self._steps = batch, range(first, config.steps)
+        self._size = config.chunk or -(-config.batch // processes.count)
+        self.numbers = processes.share(-(-config.batch // self._size))
+
+    def rows(self) -> Iterator[Tensor]:
+        """int64 [n] of each chunk; ``len(numbers)`` of them make a step."""
+        for step in self._steps:
+            parts = self._batch(step).split(self._size)
+            for number in self.numbers:
+                yield parts[number]
 
 
 def worker_count(config: TrainConfig, split: Split) -> int:

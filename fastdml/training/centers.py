@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fastdml.data import Split
 from fastdml.losses.centered import CenteredLoss
-from fastdml.training.evaluation import embed
+from fastdml.training.evaluation import Lens, embed_with
 
 DELTAS = (0.01, 0.1)
 """Centres of a class count as one where a chain of cosines above 1 - delta joins them."""
@@ -99,19 +99,20 @@ class CenterHistory:
             one.curve = [(int(step), float(mean)) for step, mean in curve]
 
     @torch.no_grad()
-    def draw(self, model: nn.Module, split: Split, seed: int) -> None:
+    def draw(self, model: nn.Module, split: Split, seed: int, lens: Lens | None = None) -> None:
         """Find the images that every centre has drawn.
 
         Args:
             model: the trained network.
             split: that it was trained on.
             seed: which classes are taken at random.
+            lens: how images reach the network; None: as they are stored.
         """
         labels, classes = torch.unique(split.labels, return_inverse=True)
-        embeddings = embed(model, split, self.loss.centers.device)
+        embeddings, readable = embed_with(lens or Lens(), model, split, self.loss.centers.device)
         merged = self.loss.merge_centers(self.counts[-1].delta)
         for index, label in enumerate(labels.tolist()):
-            rows = torch.nonzero(classes == index).squeeze(1)
+            rows = torch.nonzero((classes == index) & readable).squeeze(1)
             before, after = self.loss.centers_of(index), merged.centers_of(index)
             self.drawn[label] = drawn_images(before, after, embeddings[rows], rows)
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))

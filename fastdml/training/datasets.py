@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from difflib import get_close_matches
 from pathlib import Path
 
 from fastdml.data.dataset import Dataset
-from fastdml.training.catalogue import DATASETS, find_dataset
-from fastdml.training.config import TrainConfig
+from fastdml.errors import InputError
+from fastdml.training.catalogue import DATASETS
+from fastdml.training.config import ConfigError, TrainConfig
 from fastdml.training.views import stored_size
 
 
@@ -23,9 +25,24 @@ def open_dataset(config: TrainConfig) -> Dataset:
         return Dataset(config.data, "built-in", entry.load("train"), entry.load("test"))
     path = Path(config.data).expanduser()
     if not path.exists() and os.sep not in config.data:
-        find_dataset(config.data)  # raises, with the names that are near
+        near = get_close_matches(config.data, DATASETS)
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        raise ConfigError(
+            f"data must be the path of a data set, or one of {', '.join(DATASETS)}, got {config.data!r}, "
+            f"and there is no such file or folder in {Path.cwd()}{hint}"
+        )
     from fastdml.data.layouts import load_dataset
 
     return load_dataset(
         path, config.layout, size=stored_size(config), fit=config.fit, on_error=config.on_unreadable
     )
+
+
+def check_can_be_judged(dataset: Dataset) -> None:
+    """Raises InputError unless there are test images to search for, and some to search among."""
+    test = dataset.test
+    for part, chosen in (("queries", test.is_query), ("gallery images", test.is_gallery)):
+        if not bool(chosen.any()):
+            raise InputError(
+                f"the test split of {dataset.name} must have {part}, got none of {len(test)} images"
+            )

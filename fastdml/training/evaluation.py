@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -45,6 +46,7 @@ class Lens:
         precision: one of `fastdml.training.large_step.PRECISIONS`.
         processes: that share the work; None: this one alone.
         on_images: told how many images of how many are embedded.
+        on_skip: told of each image file that cannot be read and is left out; None: it is warned of.
     """
 
     views: Views = field(default_factory=Views)
@@ -52,6 +54,7 @@ class Lens:
     precision: str = "fp32"
     processes: Processes | None = None
     on_images: Callable[[int, int], None] | None = None
+    on_skip: Callable[[Path], None] | None = None
 
 
 class Embedded(NamedTuple):
@@ -83,7 +86,7 @@ def embed_with(lens: Lens, model: nn.Module, split: Split, device: torch.device)
     model.eval()
     try:
         pin = device.type == "cuda"
-        with load_chunks(split, (parts[i] for i in own), lens.workers, pin) as chunks:
+        with load_chunks(split, (parts[i] for i in own), lens.workers, pin, lens.on_skip) as chunks:
             for chunk in chunks:
                 with nullcontext() if dtype is None else torch.autocast(device.type, dtype):
                     embeddings = model(lens.views.of_test(chunk.images, device))
@@ -109,8 +112,13 @@ def can_compare_pixels(split: Split) -> bool:
     return isinstance(split.images, Tensor) and pairs * split.images[0].numel() <= _MOST_WORK
 
 
+def raw_name(split: Split) -> str:
+    """What `raw_pixels` compares: "raw pixels", or "raw features" of a split of features."""
+    return "raw features" if isinstance(split.images, Tensor) and split.images.ndim == 2 else "raw pixels"
+
+
 def raw_pixels(split: Split) -> Tensor:
-    """The images themselves as vectors, float32 [N, C H W]: what retrieval is without any learning."""
+    """Images as vectors float32 [N, C H W], or features: what retrieval is without any learning."""
     return as_inputs(split.images[torch.arange(len(split))]).flatten(1)
 
 

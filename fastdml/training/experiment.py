@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -12,9 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastdml import resident_memory
 from fastdml.data import Split
 from fastdml.data.dataset import Dataset
+from fastdml.distributed import GlobalBatchLoss, ShardedCenters
+from fastdml.losses import CrossBatchMemory
 from fastdml.noise import CorruptedLabels, NoConfidentSamplesError
 from fastdml.training import fusion_panel
 from fastdml.training.backbones import make_network, network_description
@@ -23,7 +25,7 @@ from fastdml.training.catalogue import find_loss
 from fastdml.training.centers import center_history
 from fastdml.training.checkpoint import save_weights
 from fastdml.training.config import ConfigError, TrainConfig
-from fastdml.training.datasets import open_dataset
+from fastdml.training.datasets import check_can_be_judged, open_dataset
 from fastdml.training.distillation import (
     NOISE,
     LabelFindings,
@@ -38,11 +40,13 @@ from fastdml.training.evaluation import (
     SplitRetrieval,
     can_compare_pixels,
     embed_with,
+    raw_name,
     raw_pixels,
     retrieve,
 )
 from fastdml.training.loop import FitOutcome, NonFiniteLossError, Surroundings, fit
 from fastdml.training.loss_work import LossWork
+from fastdml.training.memory_use import start_counting
 from fastdml.training.network import count_parameters
 from fastdml.training.processes import Processes, join_processes
 from fastdml.training.progress import Display
@@ -161,10 +165,12 @@ def _prepare(config: TrainConfig, processes: Processes) -> _Materials:
     """Everything that may be refused, with the random numbers of the run."""
     device = processes.device
     dataset = open_dataset(config)
+    check_can_be_judged(dataset)
     train, planted = plant(config, dataset.train)
     check_batch(config, train)
     torch.manual_seed(config.seed)
     model = make_network(config, train).to(device)
+    processes.take_from_first(model)
     work = LossWork(
         config.loss, config.embedding_dim, config.samples_per_class, train.num_classes, config.loss_options
     )
@@ -204,10 +210,16 @@ class _Experiment:
     def __post_init__(self) -> None:
         config, split = self.config, self.materials.train
         self.views = make_views(config, split)
-        self.lens = Lens(self.views, worker_count(config, split), config.precision, self.processes)
+        self.lens = Lens(
+            self.views, worker_count(config, split), config.precision, self.processes,
+            on_skip=cache(self._left_out),
+        )  # fmt: skip
         loss = self.materials.loss
         self.centers = center_history(loss) if self.processes.count == 1 else None
         self.checkpoints = RunCheckpoints(self.run.path, self.processes.is_main, self.display.on_note)
+
+    def _left_out(self, path: Path) -> None:
+        self.display.on_note(f"{path} cannot be read and is left out")
 
     def take_up(self, resume: bool) -> int:
         """Find what the run goes on from, or remove what an earlier one has left; the steps made before."""
@@ -226,7 +238,7 @@ class _Experiment:
             return 0
         self.rows.update(found["rows"])
         self.curve += [(int(at), float(value)) for at, value in found["curve"]]
-        if self.centers is not None:
+        if self.centers is not None and found["centers"] is not None:  # several processes count none
             self.centers.load_state_dict(found["centers"])
         self.display.on_phase(f"Going on after step {step}, from {self.resumed.folder}")
         return step
@@ -260,7 +272,7 @@ class _Experiment:
             self.display.on_phase(
                 f"Training: {config.steps} steps of {config.batch} images, loss {config.loss}"
             )
-        resident = _start_counting(self.processes.device)
+        resident = start_counting(self.processes.device)
         try:
             outcome = fit(
                 made.model, made.loss, made.train, config, self.run, self.display, self.stop,
@@ -284,7 +296,7 @@ class _Experiment:
             return None
         self.rows["trained"] = final.result.recall
         if self.centers is not None:
-            self.centers.draw(made.model, made.train, config.seed)
+            self.centers.draw(made.model, made.train, config.seed, self.lens)
         if config.distill:
             self.seconds["teacher"] = teacher_seconds
         self.seconds |= {"training": outcome.seconds, "final evaluation": time.perf_counter() - ended}
@@ -310,7 +322,7 @@ class _Experiment:
         self.display.on_phase(f"Retrieving among {test.num_classes} unseen classes before training")
         begun = time.perf_counter()
         if self.processes.is_main and can_compare_pixels(test):
-            self.rows["raw pixels"] = retrieve(raw_pixels(test), test, self._ks()).result.recall
+            self.rows[raw_name(test)] = retrieve(raw_pixels(test), test, self._ks()).result.recall
         pixels_seconds = time.perf_counter() - begun
         found = embed_with(self.lens, self.materials.model, test, self.processes.device)
         if self.processes.is_main:
@@ -352,22 +364,14 @@ class _Experiment:
             return
         ended = {"stopped_by": stopped_by, "step": str(step)}
         save_weights(self.run.weights, made.model, {**made.description, **ended})
-        if self.processes.count == 1 and next(made.loss.parameters(), None) is not None:
-            save_weights(self.run.loss, made.loss, {"loss": self.config.loss, **ended})
+        loss = made.loss
+        while isinstance(loss, (GlobalBatchLoss, CrossBatchMemory)):
+            loss = loss.loss
+        if not isinstance(loss, ShardedCenters) and next(loss.parameters(), None) is not None:
+            save_weights(self.run.loss, loss, {"loss": self.config.loss, **ended})
 
     def _ks(self) -> tuple[int, ...]:
         return self.materials.dataset.ks
-
-
-def _start_counting(device: torch.device) -> int:
-    """The memory in use now; the most that is used is counted from here."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device)
-    if not resident_memory.can_measure():
-        return 0
-    resident_memory.release_freed_memory()
-    return resident_memory.reset_high_water()
 
 
 def _time_by_part(run: Path) -> dict[str, float]:

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastdml.cached_gradients import CachedGradients
+from fastdml.cached_gradients import CachedGradients, KeptBuffers
+from fastdml.errors import InputError
+from fastdml.functional import FLOAT_DTYPES
 from fastdml.norm_statistics import NormStatistics
 from fastdml.training.network import global_gradient_norm
 from fastdml.training.processes import Processes
@@ -21,6 +23,12 @@ from fastdml.training.views import Views
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What autocast computes in."""
 OUT_OF_MEMORY = object()
+_NO_MEMORY = (  # of errors that have no type of their own
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 
 
 class Piece(NamedTuple):
@@ -103,7 +111,7 @@ class LargeStep:
         """Whether memory has run out once, so that chunks are half as large."""
         self._note, self._on_chunk = note, on_chunk
         self._step = self._done = self._passes = 0
-        self._empty: Tensor | None = None
+        self._form: Tensor | None = None
 
     def __call__(
         self, step: int, pieces: Sequence[Piece], value_of: Callable[[Tensor, Tensor], Tensor]
@@ -122,14 +130,17 @@ class LargeStep:
         self._step = step
         if self.halved:
             pieces = [half for piece in pieces for half in piece.halves()]
-        before = None if self.halved else _Kept(self.model, self.loss)
-        update = self._attempt(pieces, value_of)
-        if update is None:
-            assert before is not None
+        before = _Kept(self.model, self.loss)
+        try:
+            update = self._attempt(pieces, value_of)
+            if update is None:
+                before.restore()
+                self.halved = True
+                update = self._attempt([half for piece in pieces for half in piece.halves()], value_of)
+        except NonFiniteBatchError:
             before.restore()
-            self.halved = True
-            update = self._attempt([half for piece in pieces for half in piece.halves()], value_of)
-            assert update is not None
+            raise
+        assert update is not None
         return update
 
     def _attempt(
@@ -145,9 +156,11 @@ class LargeStep:
         embeddings = self._guarded(lambda: way.embed(pieces))
         if embeddings is OUT_OF_MEMORY:
             return None
+        way.move_statistics()
+        cut = self._cut(embeddings)
         self._wait()
         embedded = time.perf_counter()
-        value, cut = self._loss_of(embeddings.detach(), pieces, value_of)
+        value = self._loss_of(cut, pieces, value_of)
         loss_done = time.perf_counter()
         gradient = torch.zeros_like(cut) if cut.grad is None else cut.grad
         if self._guarded(lambda: way.propagate(pieces, gradient)) is OUT_OF_MEMORY:
@@ -168,14 +181,26 @@ class LargeStep:
             update_seconds=time.perf_counter() - propagated,
         )
 
+    def _cut(self, embeddings: Tensor | None) -> Tensor:
+        """What the loss is given: embeddings cut from the network, of no rows where this process has none.
+
+        In float32 where the network computes in float16, which scaled gradients of a loss overflow.
+        """
+        own = None if embeddings is None else embeddings.detach()
+        if own is not None and own.dtype == torch.float16:
+            own = own.float()
+        if self._form is None:
+            own_form = (0, 0) if own is None else (own.shape[1], FLOAT_DTYPES.index(own.dtype))
+            width, dtype = map(int, self.processes.greatest(*own_form))
+            if not width:
+                raise InputError("data must have images that can be read, got none in the first batch")
+            self._form = torch.zeros(0, width, dtype=FLOAT_DTYPES[dtype], device=self.processes.device)
+        return (self._form.clone() if own is None else own).requires_grad_()
+
     def _loss_of(
-        self,
-        embeddings: Tensor,
-        pieces: Sequence[Piece],
-        value_of: Callable[[Tensor, Tensor], Tensor],
-    ) -> tuple[float, Tensor]:
-        """The loss, and the embeddings, cut from the network, with their gradient."""
-        cut = embeddings.requires_grad_()
+        self, cut: Tensor, pieces: Sequence[Piece], value_of: Callable[[Tensor, Tensor], Tensor]
+    ) -> float:
+        """The loss of embeddings, which get their gradient."""
         rows = torch.cat([piece.rows for piece in pieces]) if pieces else torch.zeros(0, dtype=torch.int64)
         torch.manual_seed(_seed_of(self.seed, self._step))  # what the loss draws is the same on all processes
         value = value_of(cut, rows)
@@ -188,7 +213,7 @@ class LargeStep:
             images = torch.cat([piece.images for piece in pieces]) if pieces else torch.zeros(0)
             raise NonFiniteBatchError(rows, images, cut.detach(), float(value.detach()))
         self._wait()
-        return float(value.detach()), cut
+        return float(value.detach())
 
     def forward(self, piece: Piece) -> Tensor:
         """The embeddings of a piece, [n, D]; the same each time within a step."""
@@ -206,17 +231,6 @@ class LargeStep:
         if self.precision is None:
             return nullcontext()
         return torch.autocast(self.processes.device.type, self.precision)
-
-    def nothing(self) -> Tensor:
-        """Embeddings of no rows, of the width and dtype of those before."""
-        if self._empty is None:
-            raise RuntimeError("the first batch had no image that could be read on a process")
-        return self._empty
-
-    def seen(self, embeddings: Tensor) -> Tensor:
-        """Remembers the width and dtype of embeddings."""
-        self._empty = embeddings.detach()[:0]
-        return embeddings
 
     def _guarded(self, work: Callable[[], Any]) -> Any:
         """What ``work`` returns; OUT_OF_MEMORY where it was, on any process, for the first time."""
@@ -247,21 +261,23 @@ class _InOnePass:
 
     def __init__(self, step: LargeStep) -> None:
         self.step = step
+        self.norms = NormStatistics(step.model)
         self.graph: Tensor | None = None
 
-    def embed(self, pieces: Sequence[Piece]) -> Tensor:
-        norms = NormStatistics(self.step.model)
+    def embed(self, pieces: Sequence[Piece]) -> Tensor | None:
         for piece in pieces:
-            with norms.gathered() as chunk:
-                self.graph = self.step.seen(self.step.forward(piece))
+            with self.norms.gathered() as chunk:
+                self.graph = self.step.forward(piece)
                 chunk.rows = len(self.graph)
-        norms.update(self.step.processes.summed)
-        return self.step.nothing() if self.graph is None else self.graph
+        return self.graph
+
+    def move_statistics(self) -> None:
+        self.norms.update(self.step.processes.summed)
 
     def propagate(self, pieces: Sequence[Piece], gradient: Tensor) -> None:
         del pieces
         if self.graph is not None and self.graph.requires_grad:
-            self.graph.backward(gradient)
+            self.graph.backward(gradient.to(self.graph.dtype))
 
 
 class _InTwoPasses:
@@ -274,7 +290,10 @@ class _InTwoPasses:
         )
 
     def embed(self, pieces: Sequence[Piece]) -> Tensor:
-        return self.step.seen(self.cached.embed(pieces))
+        return self.cached.embed(pieces)
+
+    def move_statistics(self) -> None:
+        self.cached.move_statistics()
 
     def propagate(self, pieces: Sequence[Piece], gradient: Tensor) -> None:
         self.cached.propagate(pieces, gradient)
@@ -284,7 +303,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device or the machine has no more memory."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return "DefaultCPUAllocator: can't allocate memory" in str(error)
+    return any(words in str(error) for words in _NO_MEMORY)
 
 
 def _seed_of(*parts: int) -> int:
@@ -293,22 +312,20 @@ def _seed_of(*parts: int) -> int:
 
 
 class _Kept:
-    """What a step that ran out of memory has changed: buffers, and where memories inside the loss stand.
+    """What a step that came to nothing has changed: buffers, and where memories inside the loss stand.
 
     What a memory wrote need not be undone: it is written over from the same place.
     """
 
     def __init__(self, model: nn.Module, loss: nn.Module) -> None:
-        self.buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+        self.buffers = KeptBuffers(model)
         self.states = [
             (module, module.get_extra_state())
             for module in loss.modules()
             if type(module).get_extra_state is not nn.Module.get_extra_state
         ]
 
-    @torch.no_grad()
     def restore(self) -> None:
-        for buffer, value in self.buffers:
-            buffer.copy_(value)
+        self.buffers.restore()
         for module, state in self.states:
             module.set_extra_state(state)

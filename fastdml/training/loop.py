@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,14 +12,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from fastdml import resident_memory
 from fastdml.data import Split
-from fastdml.data.loading import Loaded, load_chunks
+from fastdml.data.loading import load_chunks
 from fastdml.noise import DistilledLabels
-from fastdml.training.batches import class_indices, make_sampler, worker_count
+from fastdml.training.batches import BatchChunks, class_indices, make_sampler, worker_count
 from fastdml.training.checkpoint import save_tensors
 from fastdml.training.config import TrainConfig
 from fastdml.training.large_step import LargeStep, NonFiniteBatchError, Piece
+from fastdml.training.memory_use import memory_by_part, peak_memory
 from fastdml.training.optimisers import make_optimiser
 from fastdml.training.processes import Processes
 from fastdml.training.run_checkpoints import Parts, RunCheckpoints, Stored
@@ -224,6 +225,7 @@ class _Training:
     evaluations_left: int = 0
     evaluation_seconds: float = 0.0
     evaluated: int = 0  # the step of the last evaluation
+    interrupted: bool = False
 
     def plan(self, evaluation_seconds: float) -> None:
         """Lay the run out, or go on with what a checkpoint holds."""
@@ -237,7 +239,9 @@ class _Training:
             resumed.restore(self.parts)
             loop = resumed.progress["loop"]
             self.step, self.before = resumed.step, float(loop["seconds"])
-            self.evaluations_left, self.evaluated = loop["evaluations_left"], loop["evaluated"]
+            self.evaluated, self.evaluation_seconds = loop["evaluated"], loop["evaluation_seconds"]
+            more = config.evaluations - loop["evaluations"]
+            self.evaluations_left = max(loop["evaluations_left"] + more, 0)
             self.make.halved = loop["halved"]
             self.budget.load_state_dict(loop["budget"])
         self.started = time.perf_counter() - self.before
@@ -248,29 +252,32 @@ class _Training:
         sampler = make_sampler(config, split, labels.classes, labels.distilled)
         schedule = RateSchedule(config.schedule, config.warmup_steps, config.decay_every, config.decay_factor)
         first = self.step
-        chunks = _Chunks(sampler.batch, config, self.processes, first)
+        chunks = BatchChunks(sampler.batch, config, self.processes, first)
         workers = worker_count(config, split)
         pin = self.processes.device.type == "cuda"
+        if self.evaluated < first:  # a signal may have come before an evaluation that was due
+            self._evaluate_if_due()
         with load_chunks(split, chunks.rows(), workers, pin, self._skipped) as images:
             while self._goes_on():
                 begun = time.perf_counter()
                 factor = schedule.factor(self.step, self.budget.steps)
                 for group, peak in zip(self.parts.optimiser.param_groups, self.peaks, strict=True):
                     group["lr"] = peak * factor
-                pieces = chunks.of_a_step(images)
+                read = [(number, next(images)) for number in chunks.numbers]
+                pieces = [Piece(number, found.rows, found.images) for number, found in read]
                 loaded = time.perf_counter()
                 self.step += 1
                 record = self._update(pieces, labels, factor, begun, loaded)
                 self._after(record)
         seconds = time.perf_counter() - self.started
         stopped_by = "steps"
-        if self.stop.signal_name is not None:
-            stopped_by = self.stop.signal_name
+        if self.interrupted:
+            stopped_by = str(self.stop.signal_name)
         elif self.step < config.steps:
             stopped_by = "time"
-        if self.stop.asked and self.step > first:
+        if stopped_by != "steps" and self.step > first:
             self._save()
-        memory = _memory_by_part(self.parts, self.around.resident, self.processes.device)
+        memory = memory_by_part(self.parts, self.around.resident, self.processes.device)
         return FitOutcome(self.step, stopped_by, self.budget.replanned, seconds, memory)
 
     def _goes_on(self) -> bool:
@@ -280,6 +287,7 @@ class _Training:
         plan = self.budget.steps if main else 0
         asked, over, planned = self.processes.greatest(self.stop.asked, late, plan)
         self.budget.steps = int(planned)
+        self.interrupted = bool(asked)  # what all have agreed on: a signal may come to one of them any time
         if asked and self.stop.signal_name is None:
             self.stop.signal_name = "SIGTERM"  # it came to another process
         return not (asked or over or self.step >= self.budget.steps)
@@ -307,7 +315,7 @@ class _Training:
             update_seconds=made.update_seconds,
             images=images,
             images_per_second=images / (now - begun),
-            memory_bytes=_peak_memory(self.processes.device),
+            memory_bytes=peak_memory(self.processes.device),
             seconds=now - self.started,
         )
 
@@ -323,13 +331,16 @@ class _Training:
                 f"{self.budget.steps} now, for more again if it gets faster"
             )
         self.watcher.on_step(record, self.budget.steps)
-        # What is left of the evaluations is spread over what is left of the steps.
+        self._evaluate_if_due()
+        if config.checkpoint_every and self.step % config.checkpoint_every == 0 and self.step < config.steps:
+            self._save()
+
+    def _evaluate_if_due(self) -> None:
+        """What is left of the evaluations is spread over what is left of the steps."""
         due = self.evaluated + round((self.budget.steps - self.evaluated) / (self.evaluations_left + 1))
         wanted = self.evaluations_left > 0 and due <= self.step < self.budget.steps and not self.stop.asked
         if self.processes.any(wanted and self.processes.is_main):
             self._evaluate()
-        if config.checkpoint_every and self.step % config.checkpoint_every == 0 and self.step < config.steps:
-            self._save()
 
     def _evaluate(self) -> None:
         begun = time.perf_counter()
@@ -344,58 +355,38 @@ class _Training:
             return
         loop = {
             "seconds": time.perf_counter() - self.started,
+            "evaluations": self.config.evaluations,
             "evaluations_left": self.evaluations_left,
             "evaluated": self.evaluated,
+            "evaluation_seconds": self.evaluation_seconds,
             "halved": self.make.halved,
             "budget": self.budget.state_dict(),
         }
         self.around.checkpoints.save(self.step, self.parts, {"loop": loop, **self.around.extra()})
 
     def _skipped(self, path: Path) -> None:
-        self.watcher.on_note(f"{path} cannot be read and is left out")
+        text = f"{path} cannot be read and is left out"
+        if self.processes.is_main:
+            self.watcher.on_note(text)
+        else:  # its watcher shows nothing
+            warnings.warn(text, stacklevel=2)
 
     def _non_finite(self, error: NonFiniteBatchError, labels: _Labels) -> NonFiniteLossError:
         path = self.run.failed_batch
+        where = f"its batch is in {path}"
         tensors = {
             "rows": error.rows,
             "images": error.images,
             "labels": labels.classes[error.rows],
             "embeddings": error.embeddings,
         }
-        save_tensors(path, tensors, {"step": str(self.step), "loss": str(error.loss)})
+        try:
+            save_tensors(path, tensors, {"step": str(self.step), "loss": str(error.loss)})
+        except OSError as failure:
+            where = f"its batch could not be saved: {failure}"
         finite = torch.isfinite(torch.tensor(error.loss))
         what = "a non-finite gradient of the loss" if finite else f"loss {error.loss}"
-        return NonFiniteLossError(f"step {self.step} gave {what}; its batch is in {path}", self.step)
-
-
-@dataclass
-class _Chunks:
-    """The chunks of this process, of every step in turn."""
-
-    batch: Callable[[int], Tensor]
-    config: TrainConfig
-    processes: Processes
-    first: int
-
-    def __post_init__(self) -> None:
-        each = -(-self.config.batch // self.processes.count)
-        self.size = self.config.chunk or each
-        self.numbers = self.processes.share(-(-self.config.batch // self.size))
-
-    def rows(self) -> Iterator[Tensor]:
-        """Of all steps that may be made."""
-        for step in range(self.first, self.config.steps):
-            parts = self.batch(step).split(self.size)
-            for number in self.numbers:
-                yield parts[number]
-
-    def of_a_step(self, images: Iterator[Loaded]) -> list[Piece]:
-        """The next step's, as they were read."""
-        return [Piece(number, *self._read(next(images))) for number in self.numbers]
-
-    @staticmethod
-    def _read(loaded: Loaded) -> tuple[Tensor, Tensor]:
-        return loaded.rows, loaded.images
+        return NonFiniteLossError(f"step {self.step} gave {what}; {where}", self.step)
 
 
 def _stored(loss: nn.Module) -> nn.Module:
@@ -410,22 +401,3 @@ def _affordable(evaluations: int, each: float, seconds: float | None) -> int:
     if seconds is None or each <= 0:
         return max(evaluations, 0)
     return max(min(evaluations, int(_EVALUATION_SHARE * seconds / each)), 0)
-
-
-def _memory_by_part(parts: Parts, resident: int, device: torch.device) -> dict[str, int]:
-    """Bytes by part; the network and the loss were there before training."""
-    kept = [value for state in parts.optimiser.state.values() for value in state.values()]
-    optimiser = sum(value.nbytes for value in kept if isinstance(value, Tensor))
-    found = {
-        "network": sum(value.nbytes for value in parts.model.state_dict().values()),
-        "optimiser": optimiser,
-        "loss": sum(value.nbytes for value in (*parts.loss.parameters(), *parts.loss.buffers())),
-    }
-    peak = _peak_memory(device)
-    return {**found, "one step": max(0, peak - resident - optimiser)} if resident and peak else found
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resident_memory.high_water() if resident_memory.can_measure() else 0

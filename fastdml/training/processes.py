@@ -70,6 +70,16 @@ class Processes:
         return gathered(rows.to(self.device), Parts(tuple(counts), self.rank, None)).to(rows.device)
 
     @torch.no_grad()
+    def take_from_first(self, module: nn.Module) -> None:
+        """Give a module of every process what that of the first has: a foreign one may draw as it likes."""
+        if self.count == 1:
+            return
+        for value in (*module.parameters(), *module.buffers()):
+            sent = value.detach().contiguous()
+            dist.broadcast(sent, 0)
+            value.copy_(sent)
+
+    @torch.no_grad()
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Add up the gradients over the processes; a parameter that none has a gradient of has none."""
         if self.count == 1:

@@ -120,17 +120,17 @@ class RunDirectory:
         """Add a line to log.jsonl; it is handed to the system at once, so that a killed run keeps it."""
         if self._log is None:
             raise RuntimeError("log_step works only inside `with RunDirectory(...)`")
-        self._log.write(json.dumps(_finite(record)) + "\n")
+        self._log.write(json.dumps(finite(record)) + "\n")
         self._log.flush()
 
     def log_evaluation(self, record: dict[str, Any]) -> None:
         """Add a line to evaluations.jsonl."""
         with (self.path / "evaluations.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_finite(record)) + "\n")
+            file.write(json.dumps(finite(record)) + "\n")
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write config.json or metrics.json as a whole."""
-        text = json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(finite(content), indent=2, ensure_ascii=False) + "\n"
         write_atomically(self.path / name, text.encode())
 
 
@@ -178,12 +178,12 @@ class FollowerRun:
         """The first process does."""
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """JSON knows no NaN: write null instead."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value

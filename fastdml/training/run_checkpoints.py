@@ -29,6 +29,7 @@ from fastdml.training.checkpoint import CheckpointError, load_weights, packed_me
 FOLDER = "checkpoints"
 WEIGHTS, STATE, MANIFEST = "weights.safetensors", "state.pt", "manifest.json"
 _KEPT = 2
+_UNFINISHED = ".unfinished"
 _NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -69,6 +70,7 @@ class RunCheckpoints:
 
     def __init__(self, run: Path, writes: bool, note: Callable[[str], None]) -> None:
         self.folder, self.writes, self.note = run / FOLDER, writes, note
+        self._damaged: list[Path] = []
 
     def save(self, step: int, parts: Parts, progress: Mapping[str, Any]) -> None:
         """Write the checkpoint of ``step``; every process must call it.
@@ -94,15 +96,16 @@ class RunCheckpoints:
         }
         packed = io.BytesIO()
         torch.save(state, packed)
-        contents = {
+        contents: dict[str, bytes | memoryview] = {
             WEIGHTS: save(weights, packed_metadata({**parts.description, "step": str(step)})),
-            STATE: packed.getvalue(),
+            STATE: packed.getbuffer(),
         }
         sums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
         contents[MANIFEST] = json.dumps({"step": step, "sha256": sums}, indent=1).encode() + b"\n"
         target = self.folder / f"step-{step:08d}"
-        beside = self.folder / f".{target.name}.unfinished"
-        shutil.rmtree(beside, ignore_errors=True)
+        beside = self.folder / f".{target.name}{_UNFINISHED}"
+        for left in self.folder.glob(f".step-*{_UNFINISHED}"):  # by a run that was killed meanwhile
+            shutil.rmtree(left, ignore_errors=True)
         try:
             beside.mkdir(parents=True)
             for name, content in contents.items():
@@ -117,8 +120,10 @@ class RunCheckpoints:
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
             raise
-        for old in self._all()[:-_KEPT]:
+        whole = [folder for folder in self._all() if folder == target or folder not in self._damaged]
+        for old in {*self._damaged, *whole[:-_KEPT]} - {target}:
             shutil.rmtree(old, ignore_errors=True)
+        self._damaged = []
 
     def newest(self) -> Stored | None:
         """The newest whole checkpoint; None where none was ever written.
@@ -132,6 +137,7 @@ class RunCheckpoints:
                 return _read(folder)
             except CheckpointError as error:
                 self.note(f"{error}; it is passed over")
+                self._damaged.append(folder)
         if found:
             raise CheckpointError(
                 f"{self.folder} must hold a checkpoint that is whole, but all {len(found)} are damaged"

@@ -27,7 +27,8 @@ class RunResult:
         environment: machine and versions.
         dataset: what it was trained and judged on.
         train: the training images as training saw them, with planted noise.
-        rows: Recall@K (K -> share) of "untrained", "trained" and, where images are small, "raw pixels".
+        rows: Recall@K (K -> share) of "untrained", "trained" and, where images are small, "raw pixels"
+            (of a data set of features "raw features").
         curve: (step, Recall@1) from step 0 on.
         outcome: how training ended.
         final: the evaluation of the trained network.
@@ -60,6 +61,11 @@ class RunResult:
     labels: LabelFindings | None = None
     panel: FusionPanel | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def raw(self) -> str | None:
+        """The row of ``rows`` that needs no network, if it was made."""
+        return next((name for name in ("raw pixels", "raw features") if name in self.rows), None)
 
     @property
     def test(self) -> Split:

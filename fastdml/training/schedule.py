@@ -96,11 +96,12 @@ class StepBudget:
 
     def state_dict(self) -> dict[str, Any]:
         """The plan; the speed is measured anew."""
-        return {"steps": self.steps, "replanned": self.replanned}
+        return {"steps": self.steps, "replanned": self.replanned, "seconds": self.seconds}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with a plan."""
-        self.steps, self.replanned = int(state["steps"]), bool(state["replanned"])
+        """Go on with a plan; where the limit is another one now, plan anew from all steps."""
+        self.replanned = bool(state["replanned"])
+        self.steps = int(state["steps"]) if state["seconds"] == self.seconds else self.asked
 
     def out_of_time(self, elapsed: float) -> bool:
         """Whether the limit has passed, whatever was planned."""

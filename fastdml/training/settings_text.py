@@ -18,6 +18,7 @@ OPTIONS = (
     "data",
     "layout",
     "image_size",
+    "fit",
     "on_unreadable",
     "workers",
     "loss",

@@ -243,3 +243,6 @@ def test_a_folder_that_holds_something_is_not_written_to(tmp_path: Path) -> None
     (tmp_path / "text.zip").write_text("<html>")
     with pytest.raises(ArchiveError, match="must be a zip or tar archive, it is neither"):
         unpack(tmp_path / "text.zip", tmp_path / "other")
+    (tmp_path / "half.zip").write_bytes(archive.read_bytes()[:60])
+    with pytest.raises(ArchiveError, match=r"half\.zip is damaged: its end is missing"):
+        unpack(tmp_path / "half.zip", tmp_path / "other")

@@ -133,6 +133,17 @@ def test_small_images_are_scaled_up_until_both_sides_fit(tmp_path: Path) -> None
     assert abs(int(image[14]) - 200) < 15
 
 
+@pytest.mark.parametrize(
+    ("wide", "tall", "size"), [(58, 61, (224, 224)), (40, 44, (293, 146)), (75, 78, (73, 73))]
+)
+def test_rounding_does_not_put_the_crop_outside_of_an_image(
+    tmp_path: Path, wide: int, tall: int, size: tuple[int, int]
+) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (wide, tall), RED).save(path)
+    assert_plain(ImageFiles([path], size).read(0), RED)
+
+
 def test_large_jpegs_keep_what_is_in_them(tmp_path: Path) -> None:
     """Decoding at a fraction of the size gives nearly what decoding in full gives."""
     y, x = np.mgrid[0:640, 0:960]

@@ -79,10 +79,12 @@ def test_the_first_process_alone_writes(runs: dict[int, Path], name: str) -> Non
     assert metrics["recall"].keys() == {"raw pixels", "untrained", "trained"}
 
 
-@pytest.mark.parametrize("name", ["memory", "centres"])
-def test_another_number_of_processes_goes_on(runs: dict[int, Path], name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "processes"), [("memory", 2), ("centres", 2), ("centres", 1)])
+def test_another_number_of_processes_goes_on(
+    runs: dict[int, Path], name: str, processes: int, tmp_path: Path
+) -> None:
     shutil.copytree(runs[4] / name, tmp_path / name)
     (tmp_path / name / "metrics.json").unlink()  # as if it had been killed after its last checkpoint
-    printed = launch(2, tmp_path, [name], "resume")
+    printed = launch(processes, tmp_path, [name], "resume")
     assert "Going on after step 16" in printed
     assert relative_difference(tmp_path / name, runs[1] / name) < 1e-6

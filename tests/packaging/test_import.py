@@ -36,6 +36,14 @@ def test_import_is_light_and_builds_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists()
 
 
+def test_data_needs_no_package_before_it_is_used() -> None:
+    code = "import sys, fastdml.data\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"PIL", "kornia", "scipy", "typer", "rich"}.intersection(done.stdout.split())
+    assert all(getattr(fastdml.data, name) is not None for name in fastdml.data.__all__)
+    assert fastdml.data.load_dataset.__module__ == "fastdml.data.layouts"
+
+
 def test_submodules_come_when_they_are_used() -> None:
     assert fastdml.losses.MultiSimilarityLoss is not None
     assert fastdml.functional.multi_similarity is not None

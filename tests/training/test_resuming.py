@@ -28,6 +28,7 @@ KINDS = {
     "a learnt boundary": {"loss": "margin"},
     "momentum": {"optimiser": "sgd", "schedule": "step", "decay_every": 3, "learning_rate": 0.01},
     "half precision": {"precision": "bf16"},
+    "scaled gradients": {"precision": "fp16", "chunk": 8},
     "noise": {"noise": 0.2},
     "a teacher": {
         "noise": 0.2,

@@ -116,7 +116,7 @@ def test_out_that_is_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"data": "mnist"}, "data must be one of glyphs, tiny, got 'mnist'"),
+        ({"data": "mnist"}, "data must be the path of a data set, or one of glyphs, tiny, got 'mnist'"),
         ({"loss": "tripplet"}, "loss must be one of arcface, .*triplet-semihard, got 'tripplet'"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"batch": 15}, r"batch must be a multiple of samples_per_class \(4\)"),

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from fastdml.training.catalogue import find_loss
+from fastdml.training.catalogue import LOSSES, find_loss
 from fastdml.training.config import ConfigError, TrainConfig
 from fastdml.training.settings import (
     find_settings,
@@ -204,6 +204,11 @@ def test_a_recipe_is_a_valid_run_of_a_loss_that_takes_its_options(name):
     assert config.decay_every < config.steps or config.schedule != "step"
     assert config.warmup_steps < config.steps
     assert "measured" in recipe_paths()[name].read_text()
+
+
+def test_there_is_a_recipe_of_every_loss():
+    trained = {merge_settings(name).loss for name in recipe_paths()}
+    assert sorted(set(LOSSES) - trained) == []
 
 
 def test_there_is_a_recipe_of_each_data_set_and_of_batches_that_do_not_fit():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -54,7 +55,18 @@ def load_dataset(
             are damaged, or an argument is none of these.
     """
     found, root = find_layout(path, layout)
-    return found.load(root, Reading(size, fit, on_error))
+    dataset = found.load(root, Reading(size, fit, on_error))
+    return replace(dataset, notes=(*dataset.notes, *_lacking(dataset)))
+
+
+def _lacking(dataset: Dataset) -> list[str]:
+    """What there must be for training and for judging, and is not."""
+    test = dataset.test
+    notes = [f"{half} has no images" for half in ("train", "test") if not len(getattr(dataset, half))]
+    if len(test):
+        flags = {"queries": test.is_query, "gallery": test.is_gallery}
+        notes += [f"test has no {part}" for part, chosen in flags.items() if not bool(chosen.any())]
+    return notes
 
 
 def find_layout(path: Path | str, layout: str = "auto") -> tuple[Layout, Path]:

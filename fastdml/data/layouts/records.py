@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastdml.data.dataset import Dataset
-from fastdml.data.images import ImageFiles
+from fastdml.data.images import HOW_TO_SKIP, ImageFiles
 from fastdml.data.layouts.layout import Reading
 from fastdml.data.layouts.published import Counts, differences
 from fastdml.data.split import Split
@@ -93,7 +93,7 @@ class Listing:
         if len(absent) == listed:
             raise InputError(f"{self.root}: {text}; they may lie in another folder")
         if reading.on_error == "stop":
-            raise InputError(f"{self.root}: {text}; on_error='skip' leaves them out")
+            raise InputError(f"{self.root}: {text}; {HOW_TO_SKIP}")
         return text
 
     def _counts(self) -> dict[str, Counts]:

@@ -92,10 +92,10 @@ def _steps(log: Log) -> Axis:
 def _recall_chart(result: RunResult, steps: int) -> str:
     lines = [Series("network", result.curve, marks=True)]
     highest = max(value for _, value in result.curve)
-    if "raw pixels" in result.rows:
-        pixels = result.rows["raw pixels"][1]
-        lines.insert(0, Series("pixels", [(0, pixels), (steps, pixels)], colour=2))
-        highest = max(highest, pixels)
+    if result.raw is not None:
+        raw = result.rows[result.raw][1]
+        lines.insert(0, Series(result.raw.removeprefix("raw "), [(0, raw), (steps, raw)], colour=2))
+        highest = max(highest, raw)
     return line_chart(
         "Recall@1 on unseen classes over the steps",
         linear_axis("step", 0, steps),

@@ -24,17 +24,17 @@ def headline(result: RunResult, name: str) -> str:
         f'<div class="headline"><div class="number">{100 * recall["trained"]:.1f}<small>%</small></div>'
         f"<div><h1>of the queries find an image of their own class first, among "
         f"{result.test.num_classes} classes that training never saw.</h1>"
-        f"<p>This is Recall@1. {_before(recall)} Training took {write_span(result.outcome.seconds)} on "
-        f"{escape(_machine(result))}.</p></div></div></header>"
+        f"<p>This is Recall@1. {_before(result, recall)} Training took "
+        f"{write_span(result.outcome.seconds)} on {escape(_machine(result))}.</p></div></div></header>"
     )
 
 
-def _before(recall: Mapping[str, float]) -> str:
+def _before(result: RunResult, recall: Mapping[str, float]) -> str:
     untrained = f"{100 * recall['untrained']:.1f} %"
-    if "raw pixels" not in recall:
+    if result.raw is None:
         return f"With the untrained network {untrained} would."
-    pixels = f"{100 * recall['raw pixels']:.1f} %"
-    return f"By their raw pixels {pixels} would, with the untrained network {untrained}."
+    raw = f"{100 * recall[result.raw]:.1f} %"
+    return f"By their {result.raw} {raw} would, with the untrained network {untrained}."
 
 
 def stats(result: RunResult, log: Sequence[Mapping[str, Any]]) -> str:
