@@ -24,9 +24,10 @@ class CachedGradients:
     Contrastive Learning Batch Size under Memory Limited Setup", arXiv 2101.06983.
 
     What draws random numbers, such as dropout, draws the same ones both times. BatchNorm in training mode
-    normalises every chunk by itself, as it does on every rank of a data-parallel run; its running statistics
-    move once a batch, by the mean over the chunks; other buffers change in the first pass only. A frozen
-    BatchNorm, LayerNorm and GroupNorm know no chunks.
+    normalises every chunk by itself, as it does on every rank of a data-parallel run; rows are dealt out to
+    chunks like cards, so that the samples of a class, which often stand side by side, come into different
+    ones. Its running statistics move once a batch, by the mean over the chunks; other buffers change in the
+    first pass only. A frozen BatchNorm, LayerNorm and GroupNorm know no chunks.
 
     Autocast works around :meth:`backward`. A model in DistributedDataParallel exchanges its gradients once,
     with the last chunk; every rank then needs at least one row. For a gradient scaler let ``loss`` return
@@ -75,9 +76,11 @@ class CachedGradients:
             InputError: ``inputs`` hold no tensor, no row, or tensors of different lengths; or the loss is no
                 scalar.
         """
-        chunks = split_rows(inputs, self.chunk)
-        embeddings = self.embed(chunks).requires_grad_()
+        chunks, places = dealt(inputs, self.chunk)
+        embeddings = torch.empty_like(found := self.embed(chunks))
+        embeddings[places] = found
         self.move_statistics()
+        embeddings.requires_grad_()
         value = loss(embeddings)
         if not isinstance(value, Tensor) or value.numel() != 1:
             got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -85,7 +88,7 @@ class CachedGradients:
         if value.requires_grad:
             value.backward()
         gradient = torch.zeros_like(embeddings) if embeddings.grad is None else embeddings.grad
-        self.propagate(chunks, gradient)
+        self.propagate(chunks, gradient[places])
         return value.detach()
 
     def embed(self, chunks: Sequence[Any]) -> Tensor:
@@ -153,8 +156,13 @@ class KeptBuffers:
             setattr(module, name, buffer)
 
 
-def split_rows(inputs: Any, size: int) -> list[Any]:
-    """Pieces of at most ``size`` rows of a tensor [N, ...], or of dicts, lists and tuples of such."""
+def dealt(inputs: Any, size: int) -> tuple[list[Any], Tensor]:
+    """Rows of a tensor [N, ...], or of dicts, lists and tuples of such, dealt out like cards.
+
+    Returns:
+        As few pieces as may be of at most ``size`` rows, the n-th of p with the rows n, n + p, n + 2 p, ...;
+        and int64 [N] on the device of the inputs: where the rows of all pieces in turn stood.
+    """
     leaves, structure = pytree.tree_flatten(inputs)
     if not leaves or not all(isinstance(leaf, Tensor) and leaf.ndim for leaf in leaves):
         raise InputError("inputs must be tensors with a row for every sample, got something else among them")
@@ -163,8 +171,12 @@ def split_rows(inputs: Any, size: int) -> list[Any]:
         raise InputError(f"inputs must all have the same number of rows, got {sorted(lengths)}")
     if lengths == {0}:
         raise InputError("inputs must have at least one row, got none")
-    pieces = zip(*(leaf.split(size) for leaf in leaves), strict=True)
-    return [pytree.tree_unflatten(piece, structure) for piece in pieces]
+    count = -(-len(leaves[0]) // size)
+    pieces = [
+        pytree.tree_unflatten([leaf[number::count] for leaf in leaves], structure) for number in range(count)
+    ]
+    rows = torch.arange(len(leaves[0]), device=leaves[0].device)
+    return pieces, torch.cat([rows[number::count] for number in range(count)])
 
 
 def _call(model: nn.Module, chunk: Any) -> Tensor:

@@ -64,8 +64,8 @@ def measure(case: Case, device: torch.device, steps: int, precision: str) -> dic
     loss = losses.MultiSimilarityLoss(epsilon=0.1)
     labels = torch.arange(case.batch, device=device) // PER_CLASS
     rows = torch.arange(case.batch)
-    parts = zip(rows.split(case.chunk), stored.to(device).split(case.chunk), strict=True)
-    pieces = [Piece(number, *part) for number, part in enumerate(parts)]
+    stored, count = stored.to(device), -(-case.batch // case.chunk)
+    pieces = [Piece(number, rows[number::count], stored[number::count], count) for number in range(count)]
     step = LargeStep(
         model, loss, torch.optim.AdamW(model.parameters()), Processes(device), Views(), 0, precision,
         lambda text: print(text, flush=True), lambda done, total: None,

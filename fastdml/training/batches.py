@@ -89,6 +89,10 @@ def check_batch(config: TrainConfig, train: Split) -> None:
 class BatchChunks:
     """The chunks of this process, of every step in turn.
 
+    The rows of a batch are dealt out like cards, the n-th of N chunks has the rows n, n + N, n + 2 N, ...:
+    the images of a class, which stand side by side, come into different chunks, each of which BatchNorm
+    normalises by itself.
+
     Args:
         batch: the rows of the batch of a step, counted from 0.
         config: how large chunks are, and how many steps may be made.
@@ -96,22 +100,24 @@ class BatchChunks:
         first: the step to begin with.
 
     Attributes:
-        numbers: places of this process's chunks among those of a batch.
+        count: chunks of a batch.
+        numbers: those of them that are this process's.
     """
 
     def __init__(
         self, batch: Callable[[int], Tensor], config: TrainConfig, processes: Processes, first: int
     ) -> None:
         self._batch, self._steps = batch, range(first, config.steps)
-        self._size = config.chunk or -(-config.batch // processes.count)
-        self.numbers = processes.share(-(-config.batch // self._size))
+        size = config.chunk or -(-config.batch // processes.count)
+        self.count = -(-config.batch // size)
+        self.numbers = processes.share(self.count)
 
     def rows(self) -> Iterator[Tensor]:
         """int64 [n] of each chunk; ``len(numbers)`` of them make a step."""
         for step in self._steps:
-            parts = self._batch(step).split(self._size)
+            batch = self._batch(step)
             for number in self.numbers:
-                yield parts[number]
+                yield batch[number :: self.count]
 
 
 def worker_count(config: TrainConfig, split: Split) -> int:

@@ -41,11 +41,15 @@ class Piece(NamedTuple):
     images: Tensor
     """uint8 [n, C, H, W] or features float32 [n, F], as they are stored."""
 
+    of: int
+    """How many chunks the whole batch has."""
+
     def halves(self) -> list[Piece]:
-        """Both halves, numbered as halves of all chunks are."""
-        half = -(-len(self.rows) // 2)
-        parts = zip(self.rows.split(half), self.images.split(half), strict=True)
-        return [Piece(2 * self.number + i, *part) for i, part in enumerate(parts)]
+        """Both halves, as twice as many chunks would have been dealt out."""
+        return [
+            Piece(self.number + i * self.of, self.rows[i::2], self.images[i::2], 2 * self.of)
+            for i in range(2)
+        ]
 
 
 @dataclass(frozen=True)
@@ -129,14 +133,14 @@ class LargeStep:
         """
         self._step = step
         if self.halved:
-            pieces = [half for piece in pieces for half in piece.halves()]
+            pieces = _halved(pieces)
         before = _Kept(self.model, self.loss)
         try:
             update = self._attempt(pieces, value_of)
             if update is None:
                 before.restore()
                 self.halved = True
-                update = self._attempt([half for piece in pieces for half in piece.halves()], value_of)
+                update = self._attempt(_halved(pieces), value_of)
         except NonFiniteBatchError:
             before.restore()
             raise
@@ -297,6 +301,12 @@ class _InTwoPasses:
 
     def propagate(self, pieces: Sequence[Piece], gradient: Tensor) -> None:
         self.cached.propagate(pieces, gradient)
+
+
+def _halved(pieces: Sequence[Piece]) -> list[Piece]:
+    """Their halves, in the order of their numbers."""
+    halves = [half for piece in pieces for half in piece.halves()]
+    return sorted(halves, key=lambda half: half.number)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -264,7 +264,7 @@ class _Training:
                 for group, peak in zip(self.parts.optimiser.param_groups, self.peaks, strict=True):
                     group["lr"] = peak * factor
                 read = [(number, next(images)) for number in chunks.numbers]
-                pieces = [Piece(number, found.rows, found.images) for number, found in read]
+                pieces = [Piece(number, found.rows, found.images, chunks.count) for number, found in read]
                 loaded = time.perf_counter()
                 self.step += 1
                 record = self._update(pieces, labels, factor, begun, loaded)

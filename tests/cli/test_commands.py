@@ -109,7 +109,10 @@ def test_the_demo_of_a_loss_with_centres_shows_them(tmp_path, call):
     [
         (["train", "--loss", "tripplet"], "triplet-semihard, got 'tripplet'; near it: triplet, "),
         (["demo", "--loss", "softtriple"], "got 'softtriple'; near it: soft-triple, "),
-        (["train", "--data", "mnist"], "error: data must be the path of a data set, or one of glyphs, got 'mnist'"),
+        (
+            ["train", "--data", "mnist"],
+            "error: data must be the path of a data set, or one of glyphs, got 'mnist'",
+        ),
         (["train", "--batch", "13"], "error: batch must be a multiple of samples_per_class (8)"),
         (["train", "--loss", "soft-triple", "--batch", "3"], "error: batch must be a multiple of"),
         (["train", "--batch", "4096"], "error: batch needs 512 classes, but glyphs has only 200"),

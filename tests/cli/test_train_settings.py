@@ -107,9 +107,9 @@ def test_every_option_of_train_is_a_setting_or_about_the_run():
 
 def test_every_option_reaches_its_setting(call, handed, tmp_path):
     values = {
-        "data": "d", "layout": "csv", "image_size": "64", "on_unreadable": "skip", "workers": 3,
-        "loss": "contrastive", "memory": 64, "steps": 3, "seconds": 1.5, "batch": 32, "chunk": 16,
-        "samples_per_class": 4, "repeat_images": True, "network": "head", "weights": "w",
+        "data": "d", "layout": "csv", "image_size": "64", "fit": "stretch", "on_unreadable": "skip",
+        "workers": 3, "loss": "contrastive", "memory": 64, "steps": 3, "seconds": 1.5, "batch": 32,
+        "chunk": 16, "samples_per_class": 4, "repeat_images": True, "network": "head", "weights": "w",
         "freeze": "backbone", "embedding_dim": 5, "network_width": 6, "learning_rate": 0.1,
         "weight_decay": 0.2, "warmup_steps": 7,
         "precision": "bf16", "evaluations": 8, "augment": False, "seed": 9, "backend": "cpu", "device": "cpu",

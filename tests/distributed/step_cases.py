@@ -47,8 +47,9 @@ def steps(
     make = LargeStep(
         model, loss, optimiser, processes, Views(), 0, precision, notes.append, lambda done, total: None
     )
-    rows = torch.arange(ROWS).split(chunk)
-    pieces = [Piece(n, rows[n], FEATURES[rows[n]]) for n in processes.share(len(rows))]
+    chunks = -(-ROWS // chunk)
+    rows = [torch.arange(ROWS)[number::chunks] for number in range(chunks)]
+    pieces = [Piece(n, rows[n], FEATURES[rows[n]], chunks) for n in processes.share(chunks)]
 
     def value_of(embeddings: Tensor, rows: Tensor) -> Tensor:
         value: Tensor = loss(embeddings, LABELS[rows])

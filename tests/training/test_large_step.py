@@ -23,8 +23,9 @@ LABELS = torch.arange(ROWS) // 4
 
 def pieces(chunk: int = ROWS) -> list[Piece]:
     features = torch.randn(ROWS, 6, generator=torch.Generator().manual_seed(1))
-    parts = torch.arange(ROWS).split(chunk)
-    return [Piece(number, rows, features[rows]) for number, rows in enumerate(parts)]
+    count = -(-ROWS // chunk)
+    parts = [torch.arange(ROWS)[number::count] for number in range(count)]
+    return [Piece(number, rows, features[rows], count) for number, rows in enumerate(parts)]
 
 
 def network() -> nn.Sequential:
@@ -100,7 +101,7 @@ def test_what_filled_the_memory_is_let_go_before_the_step_is_tried_again(chunk: 
 
 
 def test_a_first_batch_of_no_image_is_an_error() -> None:
-    nothing = [Piece(0, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 6))]
+    nothing = [Piece(0, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 6), 1)]
     with pytest.raises(InputError, match="images that can be read, got none in the first batch"):
         step_of(network(), losses.ContrastiveLoss())(1, nothing, lambda embeddings, rows: embeddings.sum())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,8 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fastdml.data.loading import LoadedChunks
-from fastdml.training import ConfigError
+from fastdml.training import ConfigError, loop
 from fastdml.training.checkpoint import CheckpointError
 from fastdml.training.config import TrainConfig
 from fastdml.training.loop import _Training
@@ -164,8 +163,6 @@ def test_centres_draw_images_of_files_as_the_network_saw_them(run, tmp_path):
 
 
 def test_a_full_disk_does_not_hide_that_a_loss_was_not_finite(run, recorder, monkeypatch):
-    from fastdml.training import loop
-
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
@@ -176,15 +173,16 @@ def test_a_full_disk_does_not_hide_that_a_loss_was_not_finite(run, recorder, mon
 
 def test_a_signal_after_the_last_step_was_agreed_on_changes_nothing(run, monkeypatch):
     """It may come to some processes before and to others after; all must do the same."""
-    close = LoadedChunks.close
+    load = loop.load_chunks
 
-    def late(self):
+    @contextmanager
+    def late(*arguments):
+        with load(*arguments) as images:
+            yield images
         os.kill(os.getpid(), signal.SIGTERM)
-        close(self)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(LoadedChunks, "close", late)
-        result, path = run(steps=3, evaluations=0)
+    monkeypatch.setattr(loop, "load_chunks", late)
+    result, path = run(steps=3, evaluations=0)
     assert result.outcome.stopped_by == "steps"
     assert not (path / "checkpoints").exists()
 
