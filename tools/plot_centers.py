@@ -35,7 +35,8 @@ from fastdml.training.batches import class_indices
 from fastdml.training.centers import DELTAS, CenterHistory
 from fastdml.training.config import TrainConfig
 from fastdml.training.evaluation import embed, retrieve
-from fastdml.training.loop import StepRecord, fit
+from fastdml.training.loop import fit
+from fastdml.training.records import StepRecord
 from fastdml.training.run import RunDirectory
 from fastdml.training.stopping import StopRequest
 

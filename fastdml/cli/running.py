@@ -20,8 +20,8 @@ from fastdml.retrieval import MissingPackageError
 from fastdml.training.config import TrainConfig
 from fastdml.training.experiment import run_experiment
 from fastdml.training.large_step import ChunkMemoryError
-from fastdml.training.loop import NonFiniteLossError
 from fastdml.training.progress import make_display
+from fastdml.training.records import NonFiniteLossError
 from fastdml.training.run_result import RunResult
 
 _TOLD = (BackendError, ChunkMemoryError, MissingPackageError, NonFiniteLossError, WorkerError, OSError)
@@ -80,7 +80,7 @@ def _failed(error: Exception, code: int) -> typer.Exit:
 def _print_result(result: RunResult, report: Path, console: Console) -> None:
     ks = list(result.rows["trained"])
     if console.is_terminal:
-        table = Table(title=f"Retrieval on {result.test.num_classes} unseen classes", title_justify="left")
+        table = Table(title=f"Retrieval among {result.dataset.test_classes}", title_justify="left")
         table.add_column("")
         for k in ks:
             table.add_column(f"Recall@{k}", justify="right")

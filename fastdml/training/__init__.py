@@ -2,8 +2,8 @@
 
 from fastdml.training.config import ConfigError, TrainConfig
 from fastdml.training.experiment import RunResult, run_experiment
-from fastdml.training.loop import NonFiniteLossError
 from fastdml.training.network import EmbeddingNetwork
+from fastdml.training.records import NonFiniteLossError
 
 __all__ = [
     "ConfigError",

@@ -44,12 +44,13 @@ from fastdml.training.evaluation import (
     raw_pixels,
     retrieve,
 )
-from fastdml.training.loop import FitOutcome, NonFiniteLossError, Surroundings, fit
+from fastdml.training.loop import Surroundings, fit
 from fastdml.training.loss_work import LossWork
 from fastdml.training.memory_use import start_counting
 from fastdml.training.network import count_parameters
 from fastdml.training.processes import Processes, join_processes
 from fastdml.training.progress import Display
+from fastdml.training.records import FitOutcome, NonFiniteLossError
 from fastdml.training.resuming import check_can_resume
 from fastdml.training.run import FollowerRun, RunDirectory, read_lines
 from fastdml.training.run_checkpoints import RunCheckpoints, Stored
@@ -319,7 +320,8 @@ class _Experiment:
     def _baselines(self) -> float:
         """What retrieval is without training; the seconds that an evaluation takes."""
         test = self.materials.dataset.test
-        self.display.on_phase(f"Retrieving among {test.num_classes} unseen classes before training")
+        classes = self.materials.dataset.test_classes
+        self.display.on_phase(f"Retrieving among {classes} before training")
         begun = time.perf_counter()
         if self.processes.is_main and can_compare_pixels(test):
             self.rows[raw_name(test)] = retrieve(raw_pixels(test), test, self._ks()).result.recall

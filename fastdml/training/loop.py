@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastdml.data import Split
-from fastdml.data.loading import load_chunks
+from fastdml.data.images import UnreadableImageError
+from fastdml.data.loading import Loaded, WorkerError, load_chunks
 from fastdml.noise import DistilledLabels
 from fastdml.training.batches import BatchChunks, class_indices, make_sampler, worker_count
 from fastdml.training.checkpoint import save_tensors
@@ -22,100 +23,13 @@ from fastdml.training.large_step import LargeStep, NonFiniteBatchError, Piece
 from fastdml.training.memory_use import memory_by_part, peak_memory
 from fastdml.training.optimisers import make_optimiser
 from fastdml.training.processes import Processes
+from fastdml.training.records import FitOutcome, NonFiniteLossError, StepLog, StepRecord, StepWatcher
 from fastdml.training.run_checkpoints import Parts, RunCheckpoints, Stored
 from fastdml.training.schedule import RateSchedule, StepBudget
 from fastdml.training.stopping import StopRequest
 from fastdml.training.views import Views, make_views
 
 _EVALUATION_SHARE = 0.2  # of a time limit, at most, goes into evaluations during training
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss or its gradient was NaN or infinite.
-
-    The batch is saved, and the parameters are those of the step before ``step``.
-    """
-
-    def __init__(self, message: str, step: int) -> None:
-        super().__init__(message)
-        self.step = step
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """One line of log.jsonl.
-
-    Attributes:
-        step: from 1.
-        loss: of the whole batch.
-        learning_rate: of the network.
-        gradient_norm: of the network, over all of its parameters.
-        step_seconds: of this step, waiting for images included.
-        loss_seconds: in the loss, forward and backward.
-        data_seconds: waiting for images.
-        network_seconds: in the network, forward and backward.
-        update_seconds: exchanging gradients and updating.
-        images: of this step, of all processes.
-        images_per_second: of this step.
-        memory_bytes: the most that was in use so far: of the device's memory on a GPU, of the process on a
-            CPU; 0 where it is not known.
-        seconds: since training began, evaluations included.
-    """
-
-    step: int
-    loss: float
-    learning_rate: float
-    gradient_norm: float
-    step_seconds: float
-    loss_seconds: float
-    data_seconds: float
-    network_seconds: float
-    update_seconds: float
-    images: int
-    images_per_second: float
-    memory_bytes: int
-    seconds: float
-
-
-class StepWatcher(Protocol):
-    """Who is told about a running training."""
-
-    def on_chunk(self, done: int, total: int) -> None:
-        """So many chunks of a step have gone through the network."""
-
-    def on_step(self, record: StepRecord, steps: int) -> None:
-        """A step of ``steps`` was made."""
-
-    def on_note(self, text: str) -> None:
-        """Something that a person should know."""
-
-
-class StepLog(Protocol):
-    """Where steps are written down; :class:`fastdml.training.run.RunDirectory` is one."""
-
-    @property
-    def failed_batch(self) -> Path:
-        """Path of the batch whose loss was not finite."""
-
-    def log_step(self, record: dict[str, Any]) -> None:
-        """Add a line."""
-
-
-@dataclass(frozen=True)
-class FitOutcome:
-    """How training ended.
-
-    ``stopped_by`` is "steps", "time" or the name of a signal; ``replanned`` says that a time limit changed
-    the schedule on the way, so that the settings alone do not repeat the run; ``seconds`` counts evaluations;
-    ``memory`` is in bytes by part: "network", "optimiser", "loss", and, where it can be measured, "one step":
-    what training added to these and to what was there before at its peak.
-    """
-
-    steps_taken: int
-    stopped_by: str
-    replanned: bool
-    seconds: float
-    memory: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -170,7 +84,9 @@ def fit(
 
     Raises:
         NonFiniteLossError: after the batch was saved.
-        UnreadableImageError: an image cannot be read, and is not to be skipped.
+        UnreadableImageError: an image cannot be read, and is not to be skipped; after a checkpoint, as with
+            the next.
+        WorkerError: a process that reads images was killed.
     """
     around = surroundings or Surroundings()
     processes = around.processes or Processes(next(model.parameters()).device)
@@ -263,8 +179,7 @@ class _Training:
                 factor = schedule.factor(self.step, self.budget.steps)
                 for group, peak in zip(self.parts.optimiser.param_groups, self.peaks, strict=True):
                     group["lr"] = peak * factor
-                read = [(number, next(images)) for number in chunks.numbers]
-                pieces = [Piece(number, found.rows, found.images, chunks.count) for number, found in read]
+                pieces = self._read(images, chunks, first)
                 loaded = time.perf_counter()
                 self.step += 1
                 record = self._update(pieces, labels, factor, begun, loaded)
@@ -279,6 +194,16 @@ class _Training:
             self._save()
         memory = memory_by_part(self.parts, self.around.resident, self.processes.device)
         return FitOutcome(self.step, stopped_by, self.budget.replanned, seconds, memory)
+
+    def _read(self, images: Iterator[Loaded], chunks: BatchChunks, first: int) -> list[Piece]:
+        """The next step's; where they cannot be read, what was learnt is saved first."""
+        try:
+            read = [(number, next(images)) for number in chunks.numbers]
+        except (UnreadableImageError, WorkerError):
+            if self.processes.count == 1 and self.step > first:
+                self._save()
+            raise
+        return [Piece(number, found.rows, found.images, chunks.count) for number, found in read]
 
     def _goes_on(self) -> bool:
         """Whether another step is made; the main process's clock counts, a signal to any."""

@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fastdml.training.loop import StepRecord, StepWatcher
+from fastdml.training.records import StepRecord, StepWatcher
 
 _BARS = "▁▂▃▄▅▆▇█"
 _SPARK_WIDTH = 48

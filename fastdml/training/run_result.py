@@ -15,7 +15,7 @@ from fastdml.training.distillation import LabelFindings
 from fastdml.training.environment import Environment
 from fastdml.training.evaluation import SplitRetrieval
 from fastdml.training.fusion_panel import FusionPanel
-from fastdml.training.loop import FitOutcome
+from fastdml.training.records import FitOutcome
 
 
 @dataclass

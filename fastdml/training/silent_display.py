@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fastdml.training.loop import StepRecord
+from fastdml.training.records import StepRecord
 
 
 class SilentDisplay:

@@ -7,8 +7,8 @@ from pathlib import Path
 from types import TracebackType
 
 from fastdml.training.config import ConfigError
-from fastdml.training.loop import StepRecord
 from fastdml.training.progress import Display
+from fastdml.training.records import StepRecord
 
 FOLDER = "tensorboard"
 _CURVES = {

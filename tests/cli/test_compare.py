@@ -12,7 +12,7 @@ from rich.console import Console
 from fastdml.training.catalogue import LOSSES
 from fastdml.training.comparison import Cell, Outcome
 from fastdml.training.comparison.display import BarDisplay, LineDisplay, make_display
-from fastdml.training.loop import StepRecord
+from fastdml.training.records import StepRecord
 
 SMALL = "--steps 2 --batch 16 --network-width 4 --embedding-dim 8 --warmup-steps 1 --evaluations 1"
 FINISHED = Cell("a", 0, 2, None, 3.0, "cpu", None, ((5, 0.25),), 5, {1: 0.5, 2: 0.6, 4: 0.7, 8: 0.75}, 0.25)

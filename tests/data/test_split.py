@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastdml.data import Split
+from fastdml.data import Dataset, Split
 
 
 def fields(**changes: Any) -> dict[str, Any]:
@@ -62,3 +62,14 @@ def test_number_of_classes_counts_those_present() -> None:
 def test_columns_that_do_not_fit_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Split(**fields(**changes))
+
+
+def test_classes_that_training_knows_are_told_of() -> None:
+    def part(labels: list[int]) -> Split:
+        every = torch.ones(len(labels), dtype=torch.bool)
+        images = torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8)
+        return Split("part", images, torch.tensor(labels), tuple("abcde"), every, every)
+
+    assert Dataset("d", "csv", part([0, 1]), part([2, 3, 4, 4])).test_classes == "3 unseen classes"
+    shared = Dataset("d", "csv", part([0, 1]), part([1, 2])).test_classes
+    assert shared == "2 classes, 1 of them trained on"

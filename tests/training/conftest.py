@@ -10,7 +10,7 @@ import torch
 from fastdml.data import Split
 from fastdml.training import TrainConfig, catalogue, run_experiment
 from fastdml.training.catalogue import DatasetEntry
-from fastdml.training.loop import StepRecord
+from fastdml.training.records import StepRecord
 
 
 def tiny_split(name, first_class, classes, per_class=6):

@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from fastdml.training.loop import StepRecord
 from fastdml.training.progress import LiveDisplay, PlainDisplay, make_display, sparkline
+from fastdml.training.records import StepRecord
 
 
 def record(step, loss=1.0, **changes):

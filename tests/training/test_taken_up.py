@@ -14,7 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fastdml.training import ConfigError, loop
+from fastdml.data.images import UnreadableImageError
+from fastdml.training import ConfigError, backbones, catalogue, loop
 from fastdml.training.checkpoint import CheckpointError
 from fastdml.training.config import TrainConfig
 from fastdml.training.loop import _Training
@@ -194,3 +195,36 @@ def test_an_unreadable_image_of_any_process_is_told_of(recorder, rank):
     with pytest.warns(match=r"a\.png cannot be read") if rank else nullcontext():
         training._skipped(Path("a.png"))
     assert len(recorder.notes) == (rank == 0)
+
+
+class Spoilt:
+    """Images of a split, one of which cannot be read for the time being."""
+
+    def __init__(self, images, row):
+        self.images, self.row, self.whole = images, row, False
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, rows):
+        if not self.whole and (rows == self.row).any():
+            raise UnreadableImageError(f"image {self.row}", "it is spoilt")
+        return self.images[rows]
+
+
+def test_what_was_learnt_is_saved_where_an_image_cannot_be_read(run, tmp_path, monkeypatch):
+    changes = {"steps": 12, "augment": False, "checkpoint_every": 0}
+    _, expected = run(out="whole", **changes)
+    entry = catalogue.find_dataset("tiny")
+    spoilt = Spoilt(entry.load("train").images, 47)  # not among those that the first batches draw
+    halves = {"train": replace(entry.load("train"), images=spoilt), "test": entry.load("test")}
+    monkeypatch.setitem(catalogue.DATASETS, "tiny", catalogue.DatasetEntry(halves.__getitem__, "for tests"))
+    monkeypatch.setattr(backbones, "_sample", lambda train: entry.load("train").images)
+    with pytest.raises(UnreadableImageError, match="it is spoilt"):
+        run(out="spoilt", **changes)
+    steps = len(read_lines(tmp_path / "spoilt" / "log.jsonl"))
+    assert 0 < steps < 12
+    assert checkpoints(tmp_path / "spoilt") == [f"step-{steps:08d}"]
+    spoilt.whole = True
+    _, path = run(out="spoilt", resume=True, **changes)
+    assert (path / "weights.safetensors").read_bytes() == (expected / "weights.safetensors").read_bytes()

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from fastdml.training.config import ConfigError
-from fastdml.training.loop import StepRecord
+from fastdml.training.records import StepRecord
 from fastdml.training.tensorboard import TensorBoardLog
 
 

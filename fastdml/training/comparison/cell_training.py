@@ -18,7 +18,8 @@ from fastdml.training.comparison.folder import ComparisonFolder
 from fastdml.training.comparison.holdout import hold_out_classes, perturbed
 from fastdml.training.comparison.protocol import Protocol
 from fastdml.training.evaluation import KS, embed, retrieve
-from fastdml.training.loop import NonFiniteLossError, StepWatcher, fit
+from fastdml.training.loop import fit
+from fastdml.training.records import NonFiniteLossError, StepWatcher
 from fastdml.training.run import RunDirectory
 from fastdml.training.stopping import StopRequest
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from fastdml.training.comparison.cells import Cell
-from fastdml.training.loop import StepRecord, StepWatcher
+from fastdml.training.records import StepRecord, StepWatcher
 
 _SPEED_SECONDS = 600.0  # over which the speed is taken: a few cells, because losses differ
 

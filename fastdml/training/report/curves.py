@@ -97,7 +97,7 @@ def _recall_chart(result: RunResult, steps: int) -> str:
         lines.insert(0, Series(result.raw.removeprefix("raw "), [(0, raw), (steps, raw)], colour=2))
         highest = max(highest, raw)
     return line_chart(
-        "Recall@1 on unseen classes over the steps",
+        "Recall@1 on the test classes over the steps",
         linear_axis("step", 0, steps),
         linear_axis("share of the queries", 0, highest, lambda v: f"{100 * v:.0f} %"),
         lines,

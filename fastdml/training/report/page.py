@@ -41,7 +41,7 @@ def render_report(result: RunResult, name: str, log: Sequence[Mapping[str, Any]]
         sections.headline(result, name),
         sections.stats(result, log),
         _task(result),
-        section("Retrieval on unseen classes", "", sections.recall_table(result)),
+        section(f"Retrieval among {result.dataset.test_classes}", "", sections.recall_table(result)),
         section("Training", "", curves(result, log)),
     ]
     cost = cost_section(result, log)
@@ -99,7 +99,7 @@ def _task(result: RunResult) -> str:
     return section(
         "The task",
         f"{result.dataset.name}: {train.num_classes} classes ({len(train)} images) to learn what makes two "
-        f"images the same; then {test.num_classes} other classes ({len(test)} images) to find them again by "
+        f"images the same; then {result.dataset.test_classes} ({len(test)} images) to find them again by "
         "distance alone.",
         card(body) if body else "",
     )
@@ -130,4 +130,4 @@ def _worst(result: RunResult) -> str:
 
 def _map(result: RunResult) -> str:
     picture, note = embedding_map(result.embeddings, result.final, result.test, result.config.seed)
-    return section("How classes lie that training never saw", "", card(picture, note=note))
+    return section("How the test classes lie", "", card(picture, note=note))

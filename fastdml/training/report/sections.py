@@ -23,7 +23,7 @@ def headline(result: RunResult, name: str) -> str:
         f'<span class="badge {status}">{escape(result.status)}</span></div>'
         f'<div class="headline"><div class="number">{100 * recall["trained"]:.1f}<small>%</small></div>'
         f"<div><h1>of the queries find an image of their own class first, among "
-        f"{result.test.num_classes} classes that training never saw.</h1>"
+        f"{result.dataset.test_classes}.</h1>"
         f"<p>This is Recall@1. {_before(result, recall)} Training took "
         f"{write_span(result.outcome.seconds)} on {escape(_machine(result))}.</p></div></div></header>"
     )
