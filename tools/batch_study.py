@@ -148,13 +148,11 @@ def draw(look: Look, found: dict[str, Any]) -> Figure:
             axes.fill_between(batches, low, high, color=look.line, alpha=0.18, linewidth=0)
         if reference is not None:
             axes.axhline(reference, color=look.soft, linewidth=1, linestyle=(0, (4, 2)))
-            axes.text(batches[-1], reference, "where all start ", color=look.soft, fontsize=8.5, ha="right",
-                      va="bottom")  # fmt: skip
+            axes.text(batches[0], reference - 1, "where all start", color=look.soft, fontsize=8.5, va="top")
         axes.set_xscale("log", base=2)
-        axes.set_xticks(batches, [f"{batch:,}".replace(",000", "k") for batch in batches], rotation=0)
-        axes.set_xticklabels([_short(batch) for batch in batches])
+        axes.set_xticks(batches, [_short(batch) for batch in batches])
         axes.minorticks_off()
-        axes.set_ylim(0, None)
+        axes.set_ylim(0, 1.08 * max(max(values) for values in every))
         axes.grid(True, axis="y", color=look.grid, linewidth=0.8)
         axes.tick_params(colors=look.soft, labelsize=8.5, length=0, pad=4)
         for spine in axes.spines.values():
