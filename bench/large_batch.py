@@ -174,6 +174,7 @@ def main() -> None:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     content = {
+        "contest": "cached_gradients",
         **machine.describe(device),
         **measure(TINY if options.tiny else Sizes(), device, options.rounds),
     }

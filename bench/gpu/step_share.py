@@ -95,7 +95,8 @@ def main() -> None:
     cases = TINY if options.tiny else CASES
     device = torch.device(options.device)
     found = [measure(case, device, options.steps, options.precision) for case in cases]
-    options.out.write_text(json.dumps({**machine.describe(options.device), "cases": found}, indent=1) + "\n")
+    content = {"contest": "step_share", **machine.describe(options.device), "cases": found}
+    options.out.write_text(json.dumps(content, indent=1) + "\n")
     for case in found:
         print(f"{case['kind']} {case['batch']} x {case['dim']}: the loss takes {case['share_of_loss']:.1%}")
 
