@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -24,6 +23,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from bench import machine
+from bench.figures import FONTS, write_svg
 from fastdml.training.config import TrainConfig
 from fastdml.training.experiment import run_experiment
 from fastdml.training.progress import make_display
@@ -170,12 +170,8 @@ def _short(batch: int) -> str:
 def write_figures(folder: Path, found: dict[str, Any]) -> None:
     """Writes the figure for light and for dark pages."""
     for name, look in LOOKS.items():
-        with matplotlib.rc_context(
-            {"svg.hashsalt": "fastdml", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
-        ):
-            half = (folder / name).with_suffix(".part")
-            draw(look, found).savefig(half, format="svg", transparent=True, metadata={"Date": None})
-            os.replace(half, folder / name)
+        with matplotlib.rc_context(FONTS):
+            write_svg(draw(look, found), folder / name)
 
 
 def main() -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from bench import machine
+from bench.figures import FONTS, write_svg
 from fastdml.data import Augment, ClassBalancedBatchSampler, Split, glyphs
 from fastdml.losses import SoftTripleLoss
 from fastdml.training.backbones import make_network
@@ -232,12 +232,8 @@ def draw(look: Look, found: dict[str, Any]) -> Figure:
 def write_figures(folder: Path, found: dict[str, Any]) -> None:
     """Writes the figure for light and for dark pages."""
     for name, look in LOOKS.items():
-        with matplotlib.rc_context(
-            {"svg.hashsalt": "fastdml", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
-        ):
-            half = (folder / name).with_suffix(".part")
-            draw(look, found).savefig(half, format="svg", transparent=True, metadata={"Date": None})
-            os.replace(half, folder / name)
+        with matplotlib.rc_context(FONTS):
+            write_svg(draw(look, found), folder / name)
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from matplotlib.lines import Line2D
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench import machine
+from bench.figures import FONTS, write_svg
 from fastdml.data import glyphs
 from fastdml.training.config import TrainConfig
 from tools.curve_training import LIBRARIES, PANELS, Curve, Panel, train
@@ -176,13 +177,8 @@ def _seconds(before: float, after: float) -> str:
 def write_figures(folder: Path, panels: dict[str, Any]) -> None:
     """Writes the figure for light and for dark pages."""
     for theme, look in LOOKS.items():
-        with matplotlib.rc_context(
-            {"svg.hashsalt": "fastdml", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
-        ):
-            path = folder / f"curves-{theme}.svg"
-            half = path.with_suffix(".part")
-            draw(look, panels).savefig(half, format="svg", transparent=True, metadata={"Date": None})
-            os.replace(half, path)
+        with matplotlib.rc_context(FONTS):
+            write_svg(draw(look, panels), folder / f"curves-{theme}.svg")
 
 
 def _write(path: Path, text: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
+from bench.figures import FONTS, write_svg
 from fastdml import losses
 from fastdml.gpw import PairWeights, weights
 from fastdml.miners import MultiSimilarityMiner
@@ -171,13 +171,9 @@ def write(folder: Path) -> None:
     """Writes the figure for light and for dark pages."""
     folder.mkdir(parents=True, exist_ok=True)
     measured = {name: measure(panel) for name, panel in PANELS.items()}
-    settings = {"svg.hashsalt": "fastdml", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
     for theme, look in LOOKS.items():
-        with matplotlib.rc_context(settings):
-            path = folder / f"weights-{theme}.svg"
-            half = path.with_suffix(".part")
-            draw(look, measured).savefig(half, format="svg", transparent=True, metadata={"Date": None})
-            os.replace(half, path)
+        with matplotlib.rc_context(FONTS):
+            write_svg(draw(look, measured), folder / f"weights-{theme}.svg")
 
 
 if __name__ == "__main__":

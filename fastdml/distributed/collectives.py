@@ -14,9 +14,23 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fastdml.errors import InputError
+
 # torch 2.13 gave these two other names
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+
+def rank_and_ranks(group: dist.ProcessGroup | None) -> tuple[int, int]:
+    """Which rank of a group this is, and of how many; raises InputError where it is none."""
+    if not (dist.is_available() and dist.is_initialized()):
+        raise InputError(
+            "group must be a process group, got none: call torch.distributed.init_process_group first"
+        )
+    rank, ranks = dist.get_rank(group), dist.get_world_size(group)
+    if rank < 0:
+        raise InputError("group must hold this rank, got one that does not")
+    return rank, ranks
 
 
 class Parts(NamedTuple):

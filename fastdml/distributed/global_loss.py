@@ -12,7 +12,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastdml.backends.dtypes import accumulator
-from fastdml.distributed.collectives import AnchorsAndCandidates, GatheredValues, Parts, gathered
+from fastdml.distributed.collectives import (
+    AnchorsAndCandidates,
+    GatheredValues,
+    Parts,
+    gathered,
+    rank_and_ranks,
+)
 from fastdml.distributed.global_batch import announce_error, divided
 from fastdml.distributed.own_anchors import anchor_losses, divides_by_anchor, mined
 from fastdml.distributed.sharded_centers import ShardedCenters
@@ -55,14 +61,8 @@ class GlobalBatchLoss(nn.Module):
         self, loss: nn.Module, group: dist.ProcessGroup | None = None, *, data_parallel: bool = False
     ) -> None:
         super().__init__()
-        if not (dist.is_available() and dist.is_initialized()):
-            raise InputError(
-                "group must be a process group, got none: call torch.distributed.init_process_group first"
-            )
+        self.rank, self.ranks = rank_and_ranks(group)
         self.group = group
-        self.rank, self.ranks = dist.get_rank(group), dist.get_world_size(group)
-        if self.rank < 0:
-            raise InputError("group must hold this rank, got one that does not")
         _check_loss(loss, self.ranks)
         self.factor = self.ranks if data_parallel else 1
         self.loss = loss

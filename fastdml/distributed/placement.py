@@ -8,6 +8,13 @@ from torch import Tensor
 from fastdml.losses.centers import Bucket, CenterLayout
 
 
+def share(count: int, ranks: int, rank: int) -> range:
+    """Which of ``count`` things are a rank's: in order, as many for each, the first ranks one more."""
+    each, rest = divmod(count, ranks)
+    first = rank * each + min(rank, rest)
+    return range(first, first + each + (rank < rest))
+
+
 class Placement:
     """Whole classes in order, as many on every rank, the first ranks one more where they do not divide.
 
@@ -25,9 +32,8 @@ class Placement:
 
     def classes(self, rank: int) -> slice:
         """Those of a rank; none where there are fewer classes than ranks."""
-        each, rest = divmod(self.num_classes, self.ranks)
-        first = rank * each + min(rank, rest)
-        return slice(first, first + each + (rank < rest))
+        held = share(self.num_classes, self.ranks, rank)
+        return slice(held.start, held.stop)
 
     def class_counts(self) -> tuple[int, ...]:
         """How many classes every rank holds."""

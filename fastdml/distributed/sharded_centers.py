@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fastdml.distributed.collectives import GatheredValues, LogSumExpAndSum, Parts, gathered
+from fastdml.distributed.collectives import GatheredValues, LogSumExpAndSum, Parts, gathered, rank_and_ranks
 from fastdml.distributed.global_batch import GlobalBatch, announce_error, gather_batch
 from fastdml.distributed.initialise import filled_part
 from fastdml.distributed.placement import Placement
@@ -54,10 +54,7 @@ class ShardedCenters(nn.Module):
         self, loss: CenteredLoss, group: dist.ProcessGroup | None = None, *, data_parallel: bool = False
     ) -> None:
         super().__init__()
-        if not (dist.is_available() and dist.is_initialized()):
-            raise InputError(
-                "group must be a process group, got none: call torch.distributed.init_process_group first"
-            )
+        self.rank, self.ranks = rank_and_ranks(group)
         if not isinstance(loss, ProxyLoss | ProxyAnchorLoss):
             raise InputError(
                 f"loss must be one with centres of classes, as SoftTripleLoss, got {type(loss).__name__}"
@@ -65,9 +62,6 @@ class ShardedCenters(nn.Module):
         if loss.weight_regularizer is not None:
             raise InputError("weight_regularizer must be None where centres are divided over ranks")
         self.group = group
-        self.rank, self.ranks = dist.get_rank(group), dist.get_world_size(group)
-        if self.rank < 0:
-            raise InputError("group must hold this rank, got one that does not")
         self.num_classes, self.embedding_size = loss.num_classes, loss.embedding_size
         self.factor = self.ranks if data_parallel else 1
         self.placement = Placement(loss.layout, self.ranks)

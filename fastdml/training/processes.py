@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastdml.distributed.collectives import Parts, gathered
+from fastdml.distributed.placement import share
 from fastdml.training.config import ConfigError
 
 _PATIENCE = timedelta(hours=3)  # others wait while the first process evaluates
@@ -57,9 +58,7 @@ class Processes:
 
     def share(self, count: int) -> range:
         """Which of so many parts are this process's: as many for each, in order, the first ones one more."""
-        each, rest = divmod(count, self.count)
-        first = self.rank * each + min(self.rank, rest)
-        return range(first, first + each + (self.rank < rest))
+        return share(count, self.count, self.rank)
 
     def gathered(self, rows: Tensor) -> Tensor:
         """Rows of all processes, in the order of the ranks; their numbers may differ."""
