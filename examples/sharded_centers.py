@@ -6,6 +6,7 @@ Trains a small embedding of made-up data for a few seconds, on GPUs where there 
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 
 import torch
@@ -25,7 +26,13 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=2000)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--checkpoint", help="where rank 0 writes the state of one process, at the end")
-    options = parser.parse_args()
+    train(parser.parse_args())
+    # what still holds the group goes first: a thread of it that outlives the interpreter aborts the process
+    gc.collect()
+    dist.destroy_process_group()
+
+
+def train(options: argparse.Namespace) -> None:
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu else torch.device("cpu")
     if on_gpu:
@@ -63,7 +70,6 @@ def main() -> None:
         }
         if rank == 0:
             torch.save(state, options.checkpoint)
-    dist.destroy_process_group()
 
 
 def make_network() -> nn.Module:

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from fastdml.triton_kernels import configs
 from fastdml.triton_kernels.closeness import INNER
+from fastdml.triton_kernels.label_order import order_by_label
 from fastdml.triton_kernels.pair_backward import pair_row_gradients
 from fastdml.triton_kernels.pair_block import pair_block_gradients
 from fastdml.triton_kernels.pair_call import PairCall, Side
 from fastdml.triton_kernels.pair_forward import pair_statistics
-from fastdml.triton_kernels.units import row_gradients, squared_lengths, unit_rows
+from fastdml.triton_kernels.units import row_gradients, sorted_gradients, squared_lengths, unit_rows
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 # Weights are at most 1 an anchor once divided by the largest; this brings them near the top of float16.
@@ -56,19 +57,12 @@ def pair_forward(
     order = torch.empty(total, dtype=torch.int64, device=device)
     spans = torch.empty(3, total, dtype=torch.int32, device=device)
 
-    sorted_labels = _sort(labels, order[:anchors])
+    order_by_label(labels, ref_labels, own, order, spans)
     unit_rows(embeddings, order[:anchors], units[:anchors], norms[:anchors])
-    if ref_embeddings is None or ref_labels is None:
-        _find_spans(sorted_labels, sorted_labels, spans)
-        torch.arange(anchors, out=spans[2])
-    else:
-        sorted_refs = _sort(ref_labels, order[anchors:])
+    if ref_embeddings is not None:
         unit_rows(ref_embeddings, order[anchors:], units[anchors:], norms[anchors:])
-        _find_spans(sorted_labels, sorted_refs, spans[:, :anchors])
-        _find_spans(sorted_refs, sorted_labels, spans[:, anchors:])
-        _find_own(own, order[:anchors], order[anchors:], spans[2])
     found = pair_statistics(
-        call, *_sides(call, units, spans, anchors), row, order, norms, _poison(norms, anchors),
+        call, *_sides(call, units, spans, anchors), row, order, norms, _longest(norms, anchors),
         keep and embeddings.dtype == torch.float16,
     )  # fmt: skip
     return found.statistics, units, norms, order, spans, found.rows, found.bounds.view(-1)
@@ -92,7 +86,7 @@ def pair_backward(
     """Gradients of anchors and of candidates, in the input's dtype and order; empty where not needed."""
     call = PairCall.of(terms, constants, selection, closeness, precision_of(units))
     anchors = rows.shape[1]
-    grads = grad_statistics[:, order[:anchors]] + (norms[:anchors] * 0 + _poison(norms, anchors))
+    grads = sorted_gradients(grad_statistics, order, norms, _longest(norms, anchors), anchors)
     unscale = None
     if units.dtype == torch.float16:
         largest = (
@@ -135,31 +129,6 @@ def _sides(call: PairCall, units: Tensor, spans: Tensor, anchors: int) -> tuple[
     return side(slice(0, anchors)), side(slice(anchors, None)) if len(units) > anchors else None
 
 
-def _poison(norms: Tensor, anchors: int) -> Tensor:
-    """0, or NaN where a candidate is not finite."""
-    candidates = norms[anchors:] if len(norms) > anchors else norms
-    return (candidates * 0).sum()
-
-
-def _sort(labels: Tensor, order: Tensor) -> Tensor:
-    """Labels in ascending order; equal ones keep theirs. Fills ``order`` with the input row of each."""
-    values = torch.empty_like(labels)
-    torch.sort(labels, stable=True, out=(values, order))
-    return values
-
-
-def _find_spans(labels: Tensor, others: Tensor, spans: Tensor) -> None:
-    """Fills ``spans[:2]`` of [3, n]: where each of the sorted ``labels`` starts and ends among ``others``."""
-    torch.searchsorted(others, labels, out_int32=True, out=spans[0])
-    torch.searchsorted(others, labels, out_int32=True, right=True, out=spans[1])
-
-
-def _find_own(own: Tensor | None, order: Tensor, ref_order: Tensor, found: Tensor) -> None:
-    """Fills ``found`` [N + M]: the sorted candidate that each sorted anchor is; -1: none, or a candidate."""
-    found.fill_(-1)
-    if own is None:
-        return
-    places = torch.empty_like(ref_order)
-    places[ref_order] = torch.arange(len(ref_order), device=ref_order.device)
-    sorted_own = own[order]
-    found[: len(order)] = torch.where(sorted_own < 0, -1, places[sorted_own.clamp_min(0)])
+def _longest(norms: Tensor, anchors: int) -> Tensor:
+    """The largest norm of the candidates, NaN or infinite where one of them is not finite."""
+    return (norms[anchors:] if len(norms) > anchors else norms).amax()

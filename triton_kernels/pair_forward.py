@@ -164,7 +164,7 @@ def pair_negatives_kernel(
 
 @triton.jit(do_not_specialize=["n_rows", "n_columns", "n_parts"])
 def pair_positives_kernel(
-    p_x, p_r, p_x_square, p_r_square, p_start, p_end, p_own, p_order, p_given, p_norm, p_poison, p_part,
+    p_x, p_r, p_x_square, p_r_square, p_start, p_end, p_own, p_order, p_given, p_norm, p_longest, p_part,
     p_row, p_statistic, p_bound, p, limits, n_rows, n_columns, n_parts,
     POSITIVE_ROW: tl.constexpr, POSITIVE_TERMS: tl.constexpr, POSITIVE_WEIGHTS: tl.constexpr,
     SELECTS: tl.constexpr, RELATIVE: tl.constexpr, READS_LEAST: tl.constexpr, BOUNDS: tl.constexpr,
@@ -241,7 +241,7 @@ def pair_positives_kernel(
         b_positives = (b_end - b_start - b_itself).to(tl.float32)
         b_negatives = (n_columns - b_end + b_start).to(tl.float32)
     # a comparison with NaN is false, so a row that is not finite would else be left out in silence
-    b_poison = tl.load(p_poison) + tl.load(p_norm + o_m) * 0.0
+    b_poison = (tl.load(p_longest) + tl.load(p_norm + o_m)) * 0.0
     p_out = p_statistic + b_order
     tl.store(p_out, b_negative + b_poison, mask=m_m)
     tl.store(p_out + stride, b_negative_second, mask=m_m)
@@ -278,7 +278,7 @@ def pair_statistics(
     row: Tensor | None,
     order: Tensor,
     norms: Tensor,
-    poison: Tensor,
+    longest: Tensor,
     bounds: bool,
 ) -> Gathered:
     """Sums of every anchor over its pairs, and what its weights read.
@@ -289,7 +289,7 @@ def pair_statistics(
         row: [N], float32, in the order of the input: one number of each anchor for the terms; None for 0.
         order: [N], int64: the input row of every sorted anchor.
         norms: [N], float32: the anchors' norms.
-        poison: [], float32: 0, or NaN where a candidate is not finite.
+        longest: [], float32: the largest norm of the candidates.
         bounds: whether the largest weights are wanted.
     """
     rows, width = anchors.units.shape
@@ -315,7 +315,8 @@ def pair_statistics(
     tile = configs.positive_tile(arch, dtype, width, call.precision, call.light)
     pair_positives_kernel[(triton.cdiv(rows, tile.rows),)](
         anchors.units, others.units, anchors.squares, others.squares, start, end, own, order, row, norms,
-        poison, parts, found.rows, found.statistics, found.bounds, call.p, call.limits, rows, columns, splits,
+        longest, parts, found.rows, found.statistics, found.bounds, call.p, call.limits, rows, columns,
+        splits,
         BOUNDS=bounds, D=width, BM=tile.rows, BN=tile.columns, BK=tile.depth,
         **call.positive_sums(), **tile.options(),
     )  # fmt: skip

@@ -10,6 +10,8 @@ from torch import Tensor
 from fastdml.triton_kernels import configs
 from fastdml.triton_kernels.tiles import stored
 
+# Rows of a program that only moves a few numbers of each.
+GATHERED_ROWS = 256
 SMALLEST_NORM = tl.constexpr(1e-12)  # as torch.nn.functional.normalize
 
 
@@ -38,6 +40,19 @@ def unit_rows_kernel(
         b_x = tl.load(p_row + o_k.to(tl.int64)[None, :] * stride_column, mask=m, other=0.0).to(tl.float32)
         b_unit = stored(b_x / b_length[:, None], p_unit.dtype.element_ty)
         tl.store(p_unit + o_m[:, None] * D + o_k[None, :], b_unit, mask=m)
+
+
+@triton.jit(do_not_specialize=["n_rows", "stride"])
+def sorted_gradients_kernel(p_grad, p_order, p_norm, p_longest, p_out, n_rows, stride, BM: tl.constexpr):
+    # p_out [3, n_rows], of the sorted rows; p_grad in the input's order, its rows `stride` apart. NaN where a
+    # row is not finite, and everywhere where a candidate is not
+    o_m = tl.program_id(0) * BM + tl.arange(0, BM)
+    m_m = o_m < n_rows
+    b_order = tl.load(p_order + o_m, mask=m_m, other=0)
+    b_poison = (tl.load(p_longest) + tl.load(p_norm + o_m, mask=m_m, other=0.0)) * 0.0
+    for i in tl.static_range(3):
+        b_grad = tl.load(p_grad + i * tl.cast(stride, tl.int64) + b_order, mask=m_m, other=0.0)
+        tl.store(p_out + i * tl.cast(n_rows, tl.int64) + o_m, b_grad + b_poison, mask=m_m)
 
 
 @triton.jit(do_not_specialize=["n_rows", "n_parts"])
@@ -100,6 +115,23 @@ def unit_rows(embeddings: Tensor, order: Tensor, units: Tensor, norms: Tensor) -
         embeddings, order, units, norms, rows, embeddings.stride(0), embeddings.stride(1),
         D=width, BM=tile.rows, BK=tile.depth, **tile.options(),
     )  # fmt: skip
+
+
+def sorted_gradients(grads: Tensor, order: Tensor, norms: Tensor, longest: Tensor, anchors: int) -> Tensor:
+    """Gradients [3, N] of the sums of the anchors, from the order of the input to that of the sorted rows.
+
+    Args:
+        grads: [3, N], float32, in the order of the input.
+        order: [N + M], int64, anchors first.
+        norms: [N + M], float32: a row that is not finite makes its own gradients NaN.
+        longest: [], float32: the largest norm of the candidates; not finite, it makes all NaN.
+    """
+    grads = grads.contiguous()
+    found = torch.empty_like(grads)
+    sorted_gradients_kernel[(triton.cdiv(anchors, GATHERED_ROWS),)](
+        grads, order, norms, longest, found, anchors, grads.stride(0), BM=GATHERED_ROWS, num_warps=4
+    )
+    return found
 
 
 def squared_lengths(units: Tensor) -> Tensor:

@@ -20,6 +20,12 @@ from triton.compiler import ASTSource
 from fastdml.rules import COSINE, Closeness, Selection
 from fastdml.rules.base import PAIR_TERMS
 from fastdml.triton_kernels import configs
+from fastdml.triton_kernels.label_order import (
+    COUNTED_COLUMNS,
+    COUNTED_TILE,
+    COUNTED_WARPS,
+    label_order_kernel,
+)
 from fastdml.triton_kernels.pair_backward import pair_row_gradients_kernel
 from fastdml.triton_kernels.pair_block import pair_weights_kernel
 from fastdml.triton_kernels.pair_call import PairCall
@@ -35,7 +41,13 @@ from fastdml.triton_kernels.thresholds import (
     threshold_sums_kernel,
     threshold_weights_kernel,
 )
-from fastdml.triton_kernels.units import row_gradients_kernel, squared_lengths_kernel, unit_rows_kernel
+from fastdml.triton_kernels.units import (
+    GATHERED_ROWS,
+    row_gradients_kernel,
+    sorted_gradients_kernel,
+    squared_lengths_kernel,
+    unit_rows_kernel,
+)
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -96,6 +108,26 @@ def pair_variants(
         {"stride_column": 1, "D": width, "BM": rows.rows, "BK": rows.depth},
         rows.options(),
     )  # fmt: skip
+    labels = {"p_label": "*i64", "p_other": "*i64", "p_order": "*i64", "p_span": "*i32"}
+    labels |= dict.fromkeys(("n_rows", "n_others", "stride"), "i32")
+    counted = {"BM": COUNTED_TILE, "BN": COUNTED_COLUMNS}
+    for name, own in (("self", {"p_own": None}), ("anchors", {})):
+        given = {} if own else {"p_own": "*i64"}
+        yield Variant(
+            f"label_order[{name}]",
+            label_order_kernel,
+            labels | given,
+            counted | own | {"SELF": bool(own)},
+            {"num_warps": COUNTED_WARPS},
+        )
+    yield Variant(
+        "sorted_gradients",
+        sorted_gradients_kernel,
+        {"p_grad": "*fp32", "p_order": "*i64", "p_norm": "*fp32", "p_longest": "*fp32", "p_out": "*fp32",
+         "n_rows": "i32", "stride": "i32"},
+        {"BM": GATHERED_ROWS},
+        {"num_warps": 4},
+    )  # fmt: skip
     if closeness.kind != "inner":
         yield Variant(
             "squared_lengths",
@@ -141,7 +173,7 @@ def pair_variants(
         "pair_positives",
         pair_positives_kernel,
         pairs | {
-            "p_order": "*i64", "p_given": "*fp32", "p_norm": "*fp32", "p_poison": "*fp32", "p_part": "*fp32",
+            "p_order": "*i64", "p_given": "*fp32", "p_norm": "*fp32", "p_longest": "*fp32", "p_part": "*fp32",
             "p_statistic": "*fp32", "p_bound": "*fp32", "n_parts": "i32",
         },
         call.positive_sums() | {"BOUNDS": bounds} | product(tile, "BK"),

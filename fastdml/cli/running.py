@@ -20,6 +20,7 @@ from fastdml.retrieval import MissingPackageError
 from fastdml.training.config import TrainConfig
 from fastdml.training.experiment import run_experiment
 from fastdml.training.large_step import ChunkMemoryError
+from fastdml.training.processes import leave_processes
 from fastdml.training.progress import make_display
 from fastdml.training.records import NonFiniteLossError
 from fastdml.training.run_result import RunResult
@@ -51,6 +52,7 @@ def run_and_show(
     result = run_experiment(
         config, out, make_display(console), overwrite=overwrite, resume=resume, panel_seconds=panel_seconds
     )
+    leave_processes()
     if result is None:
         return  # another process has it
     report = (out / "report.html").resolve()

@@ -96,23 +96,40 @@ def pair_statistics(
             terms, closeness, selection, row, embeddings, labels, ref_embeddings, ref_labels, own
         )
     row = row.to(accumulator(dtype))
-    statistics = _PairStatistics.apply(
+    *sums, statistics = _PairStatistics.apply(
         embeddings, ref_embeddings, labels, ref_labels, own, row.detach(), backend,
         terms.name, terms.constants(), selection.constants(), closeness.code,
     )  # fmt: skip
-    return _with_rows(terms, statistics.unbind(0), row, backend)
+    return _with_rows(terms, sums, statistics.unbind(0), row, backend)
 
 
-def _with_rows(terms: PairTerms, statistics: tuple[Tensor, ...], row: Tensor, backend: str) -> PairStatistics:
-    """Adds the numbers of each anchor that its terms were given; the native backends do not return them."""
-    extremes = Extremes(statistics[5].detach(), None, statistics[4].detach())
+def _with_rows(
+    terms: PairTerms, sums: list[Tensor], statistics: tuple[Tensor, ...], row: Tensor, backend: str
+) -> PairStatistics:
+    """Adds the numbers of each anchor that its terms were given; the native backends do not return them.
+
+    Args:
+        sums: the three that gradients flow through.
+        statistics: all of them as the operator returns them, constants.
+    """
+    extremes = Extremes(statistics[5], None, statistics[4])
     negative_row = row
     if backend == "blocked":
-        extremes = extremes._replace(most_positive=statistics[8].detach())
+        extremes = extremes._replace(most_positive=statistics[8])
         negative_row = terms.negative_row(row, extremes)
-    negative_sum = statistics[0].detach()
-    positive_row = terms.positive_row(row, extremes, negative_sum, negative_row.detach())
-    return PairStatistics._make((*statistics[:8], negative_row, positive_row))
+    positive_row = terms.positive_row(row, extremes, statistics[0], negative_row.detach())
+    negative_sum, positive_sum, positive_second = sums
+    return PairStatistics._make(
+        (
+            negative_sum,
+            statistics[1],
+            positive_sum,
+            positive_second,
+            *statistics[4:8],
+            negative_row,
+            positive_row,
+        )
+    )
 
 
 def _operator(direction: str, backend: str) -> Any:
@@ -120,7 +137,10 @@ def _operator(direction: str, backend: str) -> Any:
 
 
 class _PairStatistics(torch.autograd.Function):
-    """Statistics of the anchors; saves the sorted unit rows and a few numbers a row."""
+    """Statistics of the anchors; saves the sorted unit rows and a few numbers a row.
+
+    Returns the three sums that gradients flow through, [N] each, and all statistics as constants.
+    """
 
     @staticmethod
     def forward(
@@ -133,7 +153,7 @@ class _PairStatistics(torch.autograd.Function):
         row: Tensor,
         backend: str,
         *rule: Any,
-    ) -> Tensor:
+    ) -> tuple[Tensor, ...]:
         needs = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         statistics, *saved = _operator("forward", backend)(
             embeddings, labels, ref_embeddings, ref_labels, own, row, *rule, needs
@@ -145,19 +165,38 @@ class _PairStatistics(torch.autograd.Function):
                 ref_embeddings = None  # a memory of past batches may change before the backward
             ctx.save_for_backward(embeddings, ref_embeddings, *saved)
             ctx.backend, ctx.rule = backend, rule
-        result: Tensor = statistics
-        return result
+        ctx.mark_non_differentiable(statistics)
+        if not torch.compiler.is_compiling():
+            ctx.set_materialize_grads(False)  # a compiler drops zeros that nobody reads; nobody else does
+        return statistics[0], statistics[2], statistics[3], statistics
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         needs = ctx.needs_input_grad[:2]
-        wanted = torch.stack([grads[0][0], grads[0][2], grads[0][3]])
-        found = _PairGradients.apply(wanted, *ctx.saved_tensors, ctx.backend, *ctx.rule, *needs)
+        some = next((grad for grad in grads[:3] if grad is not None), None)
+        if some is None:
+            return (None,) * (7 + len(ctx.rule))
+        wanted = torch.stack([torch.zeros_like(some) if grad is None else grad for grad in grads[:3]])
+        # only with create_graph is there a second derivative to refuse
+        run = _PairGradients.apply if torch.is_grad_enabled() else _pair_gradients
+        found = run(wanted, *ctx.saved_tensors, ctx.backend, *ctx.rule, *needs)
         dtype = ctx.saved_tensors[0].dtype
         return (
             *(grad.to(dtype) if need else None for grad, need in zip(found, needs, strict=True)),
             *[None] * (5 + len(ctx.rule)),
         )
+
+
+def _pair_gradients(
+    grad_statistics: Tensor, embeddings: Tensor, ref_embeddings: Tensor | None, *rest: Any
+) -> tuple[Tensor, Tensor]:
+    """Calls the backward operator; ``rest`` is what the forward saved, the backend, and further arguments."""
+    backend_at = next(i for i, value in enumerate(rest) if isinstance(value, str))
+    saved, backend, arguments = rest[:backend_at], rest[backend_at], rest[backend_at + 1 :]
+    if backend == "blocked":
+        saved = (embeddings, ref_embeddings, *saved)
+    result: tuple[Tensor, Tensor] = _operator("backward", backend)(grad_statistics, *saved, *arguments)
+    return result
 
 
 class _PairGradients(torch.autograd.Function):
@@ -171,12 +210,7 @@ class _PairGradients(torch.autograd.Function):
         ref_embeddings: Tensor | None,
         *rest: Any,
     ) -> tuple[Tensor, Tensor]:
-        backend_at = next(i for i, value in enumerate(rest) if isinstance(value, str))
-        saved, backend, arguments = rest[:backend_at], rest[backend_at], rest[backend_at + 1 :]
-        if backend == "blocked":
-            saved = (embeddings, ref_embeddings, *saved)
-        result: tuple[Tensor, Tensor] = _operator("backward", backend)(grad_statistics, *saved, *arguments)
-        return result
+        return _pair_gradients(grad_statistics, embeddings, ref_embeddings, *rest)
 
     @staticmethod
     def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Any, ...]:

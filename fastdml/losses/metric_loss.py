@@ -121,12 +121,11 @@ class MetricLoss(nn.Module):
 
     def reduced(self, losses: Mapping[str, RowLosses], labels: Tensor) -> Any:
         """One number from the losses of every kind, [N] for reducer "none"; ``labels`` are the anchors'."""
-        done = {name: one.total.sum() for name, one in losses.items() if one.kind == "already_reduced"}
-        by_anchor = {name: one for name, one in losses.items() if name not in done}
+        done = [one.total.sum() for one in losses.values() if one.kind == "already_reduced"]
+        by_anchor = {name: one for name, one in losses.items() if one.kind != "already_reduced"}
         if self.returns_rows:
-            return sum(one.total for one in by_anchor.values())
-        parts = (self.reducer.of(name).reduce(one, labels) for name, one in by_anchor.items())
-        return sum(parts) + sum(done.values())
+            return _sum([one.total for one in by_anchor.values()])
+        return _sum([self.reducer.of(name).reduce(one, labels) for name, one in by_anchor.items()] + done)
 
     @property
     def lists_losses(self) -> bool:
@@ -140,7 +139,7 @@ class MetricLoss(nn.Module):
             return described
         assert isinstance(self.reducer, ForeignReducer)
         reduce = self.reducer.reducer
-        return sum(reduce({name: one}, embeddings, labels) for name, one in described.items())
+        return _sum([reduce({name: one}, embeddings, labels) for name, one in described.items()])
 
     def regularised(self, loss: Any, embeddings: Tensor) -> Any:
         """The loss with what the embedding regulariser adds."""
@@ -156,3 +155,8 @@ class MetricLoss(nn.Module):
         values = {name: getattr(self, name, None) for name in names}
         shown = [f"{name}={value}" for name, value in values.items() if isinstance(value, int | float | str)]
         return ", ".join(shown)
+
+
+def _sum(values: list[Any]) -> Any:
+    """Their sum, or the only one as it is; 0 of none. ``sum`` would add each to a number, at a launch."""
+    return sum(values[1:], values[0]) if values else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -113,6 +114,16 @@ def join_processes(device: torch.device) -> Processes:
         raise ConfigError("several processes need accelerate: pip install 'fastdml[train]'") from error
     state = PartialState(cpu=device.type == "cpu", timeout=_PATIENCE)
     return Processes(state.device, state.process_index, state.num_processes)
+
+
+def leave_processes() -> None:
+    """End the exchange between the processes, once nothing uses it; to be called before a program ends.
+
+    A thread of the exchange that outlives the interpreter aborts the process, though all is done.
+    """
+    if dist.is_available() and dist.is_initialized():
+        gc.collect()  # modules in reference cycles may hold the group
+        dist.destroy_process_group()
 
 
 def _buckets(parameters: Sequence[nn.Parameter]) -> Iterable[list[nn.Parameter]]:

@@ -6,6 +6,8 @@ runs the interpreted ones in a process of their own.
 
 import os
 
+import pytest
+
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 
 collect_ignore = (
@@ -19,9 +21,15 @@ collect_ignore = (
     if INTERPRETED
     else [
         "test_centroid_interpreted.py",
+        "test_label_order_interpreted.py",
         "test_pair_interpreted.py",
         "test_proxy_interpreted.py",
         "test_thresholds_interpreted.py",
         "test_user_terms_interpreted.py",
     ]
 )
+
+if INTERPRETED:
+    from quick_interpreter import installed
+
+    quick_interpreter = pytest.fixture(scope="session", autouse=True)(installed)

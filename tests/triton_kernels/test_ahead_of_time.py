@@ -44,7 +44,7 @@ class Key(NamedTuple):
 FORWARD = ("pair_negatives", "pair_positives")
 ROWS = ("pair_row_gradients[self]", "pair_row_gradients[anchors]", "pair_row_gradients[candidates]")
 BLOCKS = ("pair_weights[self]", "pair_weights[anchors]")
-UNITS = ("unit_rows", "row_gradients")
+UNITS = ("unit_rows", "row_gradients", "label_order[self]", "sorted_gradients")
 HALF, SINGLE = torch.bfloat16, torch.float32
 EUCLIDEAN = Closeness("euclidean")
 
@@ -57,7 +57,7 @@ def keys() -> Iterator[Key]:
     ) -> Iterator[Key]:
         return (Key(arch, dtype, width, name, precision) for name in names)
 
-    yield from group("sm_90", HALF, 64, (ROWS[0],))
+    yield from group("sm_90", HALF, 64, (ROWS[0], "label_order[anchors]"))
     yield from group("sm_90", HALF, 128, UNITS + FORWARD + ROWS)
     yield from group("sm_90", torch.float16, 128, ("row_gradients", *FORWARD))
     yield from group("sm_90", HALF, 256, FORWARD + ROWS)

@@ -13,6 +13,7 @@ pytest.importorskip("triton")
 FOLDER = Path(__file__).parent
 NAMES = (
     "test_centroid_interpreted.py",
+    "test_label_order_interpreted.py",
     "test_pair_interpreted.py",
     "test_proxy_interpreted.py",
     "test_thresholds_interpreted.py",
