@@ -16,7 +16,9 @@
 #   proxies   the same for every loss with centres; SoftTriple over batch and classes against its dense form
 #   centroids the same for FAT, against its dense form and one product
 #   training  what cached gradients cost; how much of a step of 65,536 images or features the loss takes
-#   choices   tiles and blocks of the proxy engine's Triton kernels against others
+#   study     the demo, then a real run: Recall@1, time and memory of batches of 256 to 65,536 images, trained in
+#             bf16 with fastdml and with the dense form as far as that fits (needs GLYPHS)
+#   choices   tiles, blocks and numbers of programs of the Triton kernels of pairs and of proxies against others
 #   retrieve  the same for Recall@K, then of a set as large as Stanford Online Products
 #   profile   ncu over one large batch, where ncu is installed
 #
@@ -27,9 +29,12 @@
 # WHEELS          folder of wheels to install first, such as pytorch-metric-learning's; without it PML's rows say absent
 # BACKENDS        default: triton,cuda
 # ENGINES         what sanitize, prove and profile are about (default: pair,proxy,centroid)
-# SECONDS_LIMIT   seconds that `measure` may take (default: 480)
-# DRY             1: prove, measure, losses, proxies, centroids, training, choices and retrieve on the CPU with tiny
-#                 sizes, to see that they run
+# GLYPHS          folder that `fastdml data make glyphs-large` made (default: build/glyphs-large); without it
+#                 there is no real run
+# SECONDS_LIMIT   seconds that `measure` may take, and after which `study` begins no run (default: 480); the
+#                 same command goes on with those left out
+# DRY             1: prove, measure, losses, proxies, centroids, training, study, choices and retrieve on the CPU
+#                 with tiny sizes, to see that they run
 # MEASURE         further arguments of bench.gpu.measure, such as "--widths 512 --dtypes bfloat16,float32"
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -138,10 +143,35 @@ training() {
   return "$status"
 }
 
+study() {
+  local begun="$SECONDS" status=0 glyphs="${GLYPHS:-build/glyphs-large}" runs="build/batch-study/$slug"
+  local demo=() sizes=(--precision bf16)
+  if [ -n "${DRY:-}" ]; then
+    glyphs=glyphs  # those built in
+    runs="$(mktemp -d)"
+    demo=(--steps 1 --panel-seconds 0)
+    sizes=(--batches 64 --budget 128 --start-steps 2 --width 4)
+  fi
+  "$python" -m fastdml demo --device "$device" --out "$logs/demo" --overwrite --no-open "${demo[@]}" || status=1
+  if [ -z "${DRY:-}" ] && [ ! -d "$glyphs" ]; then
+    echo "no real run: $glyphs is not there; set GLYPHS to what 'fastdml data make glyphs-large' has made"
+    return "$status"
+  fi
+  "$python" -m tools.batch_study --data "$glyphs" --device "$device" --forms fastdml,dense "${sizes[@]}" \
+    --seconds "$((${SECONDS_LIMIT:-480} - SECONDS + begun))" --runs "$runs" --out "$out" --name batch_study ||
+    status=1
+  [ -z "${DRY:-}" ] || rm -r "$runs"
+  return "$status"
+}
+
 choices() {
-  local backend=triton
+  local backend=triton status=0
   [ -z "${DRY:-}" ] || backend=cpu
-  "$python" -m bench.gpu.proxy_choices "${tiny[@]}" --backend "$backend" --out "$out/proxy_choices.json"
+  for engine in pair proxy; do
+    "$python" -m "bench.gpu.${engine}_choices" "${tiny[@]}" --backend "$backend" \
+      --out "$out/${engine}_choices.json" || status=1
+  done
+  return "$status"
 }
 
 retrieve() {
@@ -163,7 +193,7 @@ profile() {
   grep -E '_kernel|Duration|Throughput|Registers|Spill' "$logs/profile.txt" | head -120
 }
 
-measured="prove measure losses proxies centroids training choices retrieve"
+measured="prove measure losses proxies centroids training study choices retrieve"
 all="build doctor tests sanitize $measured profile"
 # shellcheck disable=SC2086
 if [ "$#" -eq 0 ]; then

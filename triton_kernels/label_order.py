@@ -7,9 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Up to here one launch that compares all labels with each other is quicker than the dozen of a radix sort and
-# its searches: 8192 x 8192 comparisons are a few instructions each, 20 microseconds on a large device.
-COUNTED_ROWS = 8192
+from fastdml.triton_kernels import configs
+
 COUNTED_TILE, COUNTED_COLUMNS, COUNTED_WARPS = 32, 128, 4
 
 
@@ -68,7 +67,7 @@ def order_by_label(
         own: [N], int64: the candidate, of the same label, that each anchor is; -1 or None: none.
     """
     anchors = len(labels)
-    if max(anchors, len(order) - anchors) > COUNTED_ROWS:
+    if max(anchors, len(order) - anchors) > configs.COUNTED_ROWS:
         _sort(labels, ref_labels, own, order, spans)
     elif ref_labels is None:
         _count(labels, None, None, order, spans)

@@ -5,48 +5,30 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from torch import Tensor
 
-import fastdml
-from bench.gpu.timings import SHORT, Timings
-from bench.interleaved import TINY
+from bench.gpu.choices import Comparison, Constants, tiles
 from bench.proxy_peers import CENTRES, CLASSES_ON_CUDA, WithCentres
-from bench.turns import Clocked, TrainingTurn
 from bench.workload import Workload
 from fastdml.losses import ArcFaceLoss, SoftTripleLoss
 from fastdml.triton_kernels import configs
 from fastdml.triton_kernels.configs import Tile
 
 CONTEST = "proxy_choices"
-HOPPER = ("sm_90", "half")
-
-
-def _tile(table: str, tile: Tile) -> dict[str, Any]:
-    """One table of tiles, in which 16-bit products on sm_90 take this one for any D."""
-    return {table: getattr(configs, table) | {HOPPER: [(None, tile)]}}
-
-
-SHIPPED: Mapping[str, Any] = {
-    name: getattr(configs, name)
-    for name in ("PROXY_SEVERAL", "PROXY_ONE", "PROXY_WEIGHTS", "PROXY_PACKED", "PROXY_SIMILARITIES",
-                 "PROXY_SAMPLES", "class_splits")
-}  # fmt: skip
+_class_splits = configs.class_splits
 
 
 def _more_programs(tensor: Tensor, row_blocks: int, class_tiles: int) -> int:
     """Twice as many that share the classes of a chunk."""
-    return min(class_tiles, 2 * SHIPPED["class_splits"](tensor, row_blocks, class_tiles))
+    return min(class_tiles, 2 * _class_splits(tensor, row_blocks, class_tiles))
 
 
-BLOCKS: dict[str, Mapping[str, Any]] = {
+BLOCKS: dict[str, Constants] = {
     "shipped": {},
     "weights 4 x 256": {"PROXY_WEIGHTS": Tile(4, 256, 1, 4, 1)},
     "weights 16 x 64": {"PROXY_WEIGHTS": Tile(16, 64, 1, 4, 1)},
@@ -59,23 +41,23 @@ BLOCKS: dict[str, Mapping[str, Any]] = {
     "128 MB of centres": {"PROXY_PACKED": 1 << 27},
     "twice the programs": {"class_splits": _more_programs},
 }
-CHOICES: Mapping[str, tuple[Callable[..., Any], Mapping[str, Mapping[str, Any]]]] = {
+CHOICES: Mapping[str, tuple[Callable[..., Any], Mapping[str, Constants]]] = {
     "soft-triple": (
         partial(SoftTripleLoss, centers_per_class=CENTRES),
         BLOCKS
         | {
-            "sums 128 x 64 x 64": _tile("PROXY_SEVERAL", Tile(128, 64, 64, 8, 4)),
-            "sums 128 x 64 x 128": _tile("PROXY_SEVERAL", Tile(128, 64, 128, 8, 3)),
-            "sums 64 x 64 x 512": _tile("PROXY_SEVERAL", Tile(64, 64, 512, 8, 2)),
+            "sums 128 x 64 x 64": tiles("PROXY_SEVERAL", Tile(128, 64, 64, 8, 4)),
+            "sums 128 x 64 x 128": tiles("PROXY_SEVERAL", Tile(128, 64, 128, 8, 3)),
+            "sums 64 x 64 x 512": tiles("PROXY_SEVERAL", Tile(64, 64, 512, 8, 2)),
         },
     ),
     "arcface": (
         ArcFaceLoss,
         BLOCKS
         | {
-            "sums 128 x 128 x 64": _tile("PROXY_ONE", Tile(128, 128, 64, 8, 4)),
-            "sums 128 x 128 x 128": _tile("PROXY_ONE", Tile(128, 128, 128, 8, 3)),
-            "sums 128 x 32 x 512": _tile("PROXY_ONE", Tile(128, 32, 512, 8, 2)),
+            "sums 128 x 128 x 64": tiles("PROXY_ONE", Tile(128, 128, 64, 8, 4)),
+            "sums 128 x 128 x 128": tiles("PROXY_ONE", Tile(128, 128, 128, 8, 3)),
+            "sums 128 x 32 x 512": tiles("PROXY_ONE", Tile(128, 32, 512, 8, 2)),
         },
     ),
 }
@@ -83,45 +65,16 @@ CHOICES: Mapping[str, tuple[Callable[..., Any], Mapping[str, Mapping[str, Any]]]
 SIZES = ((256, 64), (1024, 512), (4096, 512))
 
 
-class ChosenTurn(TrainingTurn):
-    """Forward and backward with other constants."""
-
-    def __init__(
-        self, loss: Callable[[Tensor, Tensor], Tensor], work: Workload, constants: Mapping[str, Any]
-    ) -> None:
-        super().__init__(loss, work.make())
-        self.constants = {**SHIPPED, **constants}
-        self.step()  # compiles
-
-    def step(self) -> Clocked:
-        with mock.patch.multiple(configs, **self.constants):
-            return super().step()
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures all choices."""
-    parser = argparse.ArgumentParser(prog="python -m bench.gpu.proxy_choices", description=__doc__)
-    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    parser.add_argument("--backend", default="triton", help="one without these constants shows that it runs")
-    parser.add_argument("--tiny", action="store_true", help="one small size, to see that it runs")
-    parser.add_argument("--out", type=Path, required=True, help="the results file")
-    options = parser.parse_args(arguments)
-    timings = Timings(CONTEST, options.device, TINY if options.tiny else SHORT, options.out)
+    comparison = Comparison(CONTEST, __doc__, arguments)
+    options = comparison.options
     sizes, classes, dtype = (
         (((32, 16),), 40, "float32") if options.tiny else (SIZES, CLASSES_ON_CUDA, "bfloat16")
     )
+    works = [Workload(samples, width, dtype, options.device) for samples, width in sizes]
     for loss, (make, choices) in CHOICES.items():
-        for samples, width in sizes:
-            work = Workload(samples, width, dtype, options.device)
-            with_centres = WithCentres(make, classes)
-            with fastdml.use_backend(options.backend):
-                timings.measure(
-                    work,
-                    {
-                        f"{loss}/{name}": partial(ChosenTurn, with_centres, work, constants)
-                        for name, constants in choices.items()
-                    },
-                )
+        comparison.measure(works, loss, WithCentres(make, classes), choices)
     return 0
 
 

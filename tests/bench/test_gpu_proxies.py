@@ -8,27 +8,24 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from unittest import mock
 
 import pytest
 import torch
-from torch import Tensor
 
 from bench.gpu import proxy_accuracy
+from bench.gpu.choices import in_place
 from bench.gpu.kernels import own_kernels
 from bench.gpu.proof import Setting, require_as_accurate, run_checks
 from bench.gpu.prove import find_checks
-from bench.gpu.proxy_choices import CHOICES, SHIPPED, ChosenTurn
+from bench.gpu.proxy_choices import CHOICES
 from bench.gpu.proxy_classes import contestants
 from bench.gpu.subjects import SUBJECTS
 from bench.gpu.timings import Timings
 from bench.interleaved import TINY
-from bench.proxy_peers import WithCentres
 from bench.results import Results
 from bench.turns import TrainingTurn
 from bench.workload import Workload
 from fastdml.backends import registry
-from fastdml.losses import ArcFaceLoss
 from fastdml.rules import ProxyStatistics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -148,22 +145,6 @@ def test_dense_and_fused_agree_over_the_number_of_classes(tmp_path: Path) -> Non
     assert all(row.status == "ok" and row.p50 for row in rows)
 
 
-def test_a_choice_holds_for_forward_and_backward_and_no_longer() -> None:
-    configs = pytest.importorskip("fastdml.triton_kernels.configs")
-    seen = []
-
-    def loss(embeddings: Tensor, labels: Tensor) -> Tensor:
-        seen.append(configs.PROXY_SIMILARITIES)
-        found = centres(embeddings, labels)
-        found.register_hook(lambda grad: seen.append(configs.PROXY_SIMILARITIES))
-        return found
-
-    centres = WithCentres(ArcFaceLoss, 20)
-    ChosenTurn(loss, Workload(32, 8), {"PROXY_SIMILARITIES": 77})
-    assert seen == [77, 77]
-    assert configs.PROXY_SIMILARITIES == SHIPPED["PROXY_SIMILARITIES"] != 77
-
-
 @pytest.mark.parametrize("width", [64, 512])
 @pytest.mark.parametrize("loss", CHOICES)
 def test_the_tiles_to_be_measured_fit_an_h100_unspilled(loss: str, width: int) -> None:
@@ -172,7 +153,7 @@ def test_the_tiles_to_be_measured_fit_an_h100_unspilled(loss: str, width: int) -
     for name, constants in CHOICES[loss][1].items():
         if not ({"PROXY_SEVERAL", "PROXY_ONE", "PROXY_WEIGHTS"} & set(constants)):
             continue
-        with mock.patch.multiple(variants.configs, **{**SHIPPED, **constants}):
+        with in_place(constants):
             made = list(variants.proxy_variants("sm_90", torch.bfloat16, width, per_class, soft))
         for kernel in made:
             if kernel.name == ("proxy_weights" if "PROXY_WEIGHTS" in constants else "proxy_sums"):

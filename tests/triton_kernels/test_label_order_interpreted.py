@@ -8,7 +8,7 @@ from interpreted_pairs import check, random_batch
 from pair_cases import CASES
 from torch import Tensor
 
-from fastdml.triton_kernels import label_order
+from fastdml.triton_kernels import configs
 from fastdml.triton_kernels.label_order import order_by_label
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
@@ -52,7 +52,7 @@ def labels_of(kind: str, count: int, seed: int) -> Tensor:
 def test_order_and_spans(
     monkeypatch: pytest.MonkeyPatch, count: int, refs: int | None, kind: str, limit: int
 ) -> None:
-    monkeypatch.setattr(label_order, "COUNTED_ROWS", limit)
+    monkeypatch.setattr(configs, "COUNTED_ROWS", limit)
     labels = labels_of(kind, count, 0)
     ref_labels = None if refs is None else labels_of(kind, refs, 1)
     own = torch.full((count,), -1)
@@ -80,5 +80,5 @@ def test_labels_need_not_be_neighbours_in_memory() -> None:
 
 @pytest.mark.parametrize("refs", [0, 60])
 def test_the_loss_after_a_sort(monkeypatch: pytest.MonkeyPatch, refs: int) -> None:
-    monkeypatch.setattr(label_order, "COUNTED_ROWS", 0)
+    monkeypatch.setattr(configs, "COUNTED_ROWS", 0)
     check(CASES["multi-similarity, mined"], random_batch(50, 16, refs))
