@@ -19,7 +19,7 @@ from triton.compiler import ASTSource
 
 from fastdml.rules import COSINE, Closeness, Selection
 from fastdml.rules.base import PAIR_TERMS
-from fastdml.triton_kernels import configs
+from fastdml.triton_kernels import configs, ranks
 from fastdml.triton_kernels.label_order import (
     COUNTED_COLUMNS,
     COUNTED_TILE,
@@ -215,6 +215,17 @@ def threshold_variants(closeness: Closeness) -> Iterator[Variant]:
     yield Variant("threshold_sums", threshold_sums_kernel, given | sums, constants | {"BK": GROUP}, options)
     grad = {"p_grad": "*fp32"}
     yield Variant("threshold_weights", threshold_weights_kernel, given | grad, constants, options)
+
+
+def rank_variants(dtype: str) -> Iterator[Variant]:
+    """The kernel that counts ranks, of similarities "fp32" or "fp64"."""
+    arguments = {"p_s": f"*{dtype}", "p_threshold": f"*{dtype}", "p_count": "*i32"}
+    arguments |= dict.fromkeys(("p_start", "p_end", "p_own"), "*i32")
+    arguments |= dict.fromkeys(("first", "n_columns", "n_thresholds"), "i32")
+    constants = {"BK": ranks.GROUP, "BN": ranks.COLUMNS, "SPAN": ranks.SPAN}
+    yield Variant(
+        "count_reached", ranks.count_reached_kernel, arguments, constants, {"num_warps": ranks.WARPS}
+    )
 
 
 def proxy_variants(

@@ -32,6 +32,7 @@ from fastdml.losses import (
     PairLoss,
     TripletMarginLoss,
 )
+from fastdml.retrieval import evaluate
 from fastdml.rules import Centres
 
 # Widths and dtypes that between them take every path: row owner and blocks, one step of D and several.
@@ -139,6 +140,17 @@ def run_centroids(
             raise IndexError(f"the nearest centroids of {work} on {backend} are none, or a row's own")
 
 
+def run_ranks(work: Workload, backend: str) -> None:
+    """The ranks that retrieval finds in one batch, held against those of plain PyTorch."""
+    embeddings, labels = work.make(requires_grad=False)
+    found = []
+    for name in (backend, "blocked"):
+        with fastdml.use_backend(name):
+            found.append(evaluate(embeddings, labels).positive_ranks(range(work.samples)))
+    if not all(torch.equal(fused, plain) for fused, plain in zip(*found, strict=True)):
+        raise ArithmeticError(f"the ranks of {work} on {backend} are not those of plain PyTorch")
+
+
 def run_small(device: str, backend: str, dtypes: Sequence[str], engines: Sequence[str] = ENGINES) -> None:
     """All small batches; the first of every dtype with all kinds of terms, pools and layouts of centres."""
     for dtype in dtypes:
@@ -148,6 +160,7 @@ def run_small(device: str, backend: str, dtypes: Sequence[str], engines: Sequenc
                 losses = MINED_AND_FAR if number else FAMILIES
                 run_step(work, backend, losses=losses)
                 run_step(work, backend, candidates=150, losses=losses)
+                run_ranks(work, backend)
             if "proxy" in engines:
                 for how in POOLS[:1] if number else POOLS:
                     run_proxies(work, backend, how._replace(columns=True))

@@ -10,26 +10,11 @@ import pytest
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 
-collect_ignore = (
-    [
-        "test_ahead_of_time.py",
-        "test_centroid_ahead_of_time.py",
-        "test_proxy_ahead_of_time.py",
-        "test_thresholds_ahead_of_time.py",
-        "test_under_interpreter.py",
-    ]
-    if INTERPRETED
-    else [
-        "test_centroid_interpreted.py",
-        "test_label_order_interpreted.py",
-        "test_pair_interpreted.py",
-        "test_proxy_interpreted.py",
-        "test_thresholds_interpreted.py",
-        "test_user_terms_interpreted.py",
-    ]
+collect_ignore_glob = (
+    ["*_ahead_of_time.py", "test_under_interpreter.py"] if INTERPRETED else ["*_interpreted.py"]
 )
 
 if INTERPRETED:
-    from quick_interpreter import installed
+    from quick_interpreter import exchanged_once_a_launch
 
-    quick_interpreter = pytest.fixture(scope="session", autouse=True)(installed)
+    quick_interpreter = pytest.fixture(scope="session", autouse=True)(exchanged_once_a_launch)

@@ -1,40 +1,42 @@
-"""Half of the interpreter's time goes by looking for triton's builtins, which it does at every call of a kernel.
+"""Spares Triton's interpreter what takes it half of its time.
 
-It exchanges them by its own and back; their names do not change, so they are found once.
+At every launch it exchanges the builtins of triton.language for its own, for which it looks at all names
+there; and again at every call of a function within the kernel, though nothing is left to exchange.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
 import pytest
 
 
-@functools.cache
-def builtins_of(owner: ModuleType | type) -> tuple[str, ...]:
-    from triton.language import core
-
-    return tuple(name for name, member in inspect.getmembers(owner) if core.is_builtin(member))
-
-
-def patch_builtins(owner: ModuleType | type, builder: Any, *scope: Any) -> None:
-    """As triton.runtime.interpreter._patch_builtin, which looks at every member of ``owner``."""
-    from triton.language import core
+def exchanged_once_a_launch() -> Iterator[None]:
+    """For as long as the fixture lives that this is made."""
+    from triton import language
     from triton.runtime import interpreter
 
-    for name in builtins_of(owner):
-        member = getattr(owner, name)
-        if core.is_builtin(member):  # else it is exchanged already
-            interpreter._patch_attr(owner, name, member, builder, *scope)
+    exchange, launch = interpreter._patch_lang, interpreter.GridExecutor.__call__
+    modules, exchanged = (language, language.core), set[ModuleType]()
 
+    @functools.cache
+    def seen_by(function: Callable[..., Any]) -> set[ModuleType]:
+        return {module for module in function.__globals__.values() if any(module is one for one in modules)}
 
-def installed() -> Iterator[None]:
-    from triton.runtime import interpreter
+    def exchange_what_is_left(function: Callable[..., Any]) -> Any:
+        if seen_by(function) <= exchanged:
+            return None
+        exchanged.update(seen_by(function))
+        return exchange(function)
+
+    def launch_anew(*arguments: Any, **named: Any) -> None:
+        exchanged.clear()
+        launch(*arguments, **named)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(interpreter, "_patch_builtin", patch_builtins)
+        patch.setattr(interpreter, "_patch_lang", exchange_what_is_left)
+        patch.setattr(interpreter.GridExecutor, "__call__", launch_anew)
         yield

@@ -11,14 +11,7 @@ import pytest
 pytest.importorskip("triton")
 
 FOLDER = Path(__file__).parent
-NAMES = (
-    "test_centroid_interpreted.py",
-    "test_label_order_interpreted.py",
-    "test_pair_interpreted.py",
-    "test_proxy_interpreted.py",
-    "test_thresholds_interpreted.py",
-    "test_user_terms_interpreted.py",
-)
+NAMES = sorted(path.name for path in FOLDER.glob("test_*_interpreted.py"))
 
 
 @pytest.fixture(scope="module")
