@@ -1,4 +1,4 @@
-"""Kernels of threshold statistics and of ranks, compiled for devices that are not here: they fit, unspilled."""
+"""Kernels of threshold statistics and of ranks, compiled for devices that are not here: they do not spill."""
 
 from __future__ import annotations
 
