@@ -7,7 +7,8 @@
 # Stages, in their order:
 #   build     installs this checkout in place, builds the native extension for the GPU here
 #   doctor    what is installed, built and chosen
-#   tests     the tests of kernels, engines, losses and backends
+#   tests     the tests of kernels, engines, losses and backends; those that Triton's interpreter runs elsewhere run
+#             on the GPU
 #   sanitize  compute-sanitizer (memcheck, racecheck, initcheck) over every kernel
 #   prove     of each engine: accuracy, bitwise repeat, sizes past 2^31, streams, graphs, no host waits,
 #             torch.compile, autocast
@@ -35,6 +36,7 @@
 #                 same command goes on with those left out
 # DRY             1: prove, measure, losses, proxies, centroids, training, study, choices and retrieve on the CPU
 #                 with tiny sizes, to see that they run
+# JOBS            processes that share the tests, where pytest-xdist is installed (default: 8)
 # MEASURE         further arguments of bench.gpu.measure, such as "--widths 512 --dtypes bfloat16,float32"
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -88,7 +90,10 @@ tests() {
   for name in rules triton_kernels cuda backends engines losses retrieval bench; do
     [ -d "tests/$name" ] && folders+=("tests/$name")
   done
-  "$python" -m pytest -q -p no:cacheprovider "${folders[@]}" 2>&1 | tee "$logs/tests.txt"
+  # Each process compiles kernels of its own, and a GPU holds the small batches of all.
+  local workers=()
+  "$python" -c 'import xdist' 2>/dev/null && workers=(-n "${JOBS:-8}" --dist worksteal)
+  OMP_NUM_THREADS=1 "$python" -m pytest -q -p no:cacheprovider "${workers[@]}" "${folders[@]}" 2>&1 | tee "$logs/tests.txt"
 }
 
 sanitize() {

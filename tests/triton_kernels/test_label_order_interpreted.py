@@ -50,7 +50,7 @@ def labels_of(kind: str, count: int, seed: int) -> Tensor:
 @pytest.mark.parametrize("kind", ["few classes", "one class", "huge"])
 @pytest.mark.parametrize(("count", "refs"), [(1, None), (33, None), (200, None), (70, 150), (150, 1)])
 def test_order_and_spans(
-    monkeypatch: pytest.MonkeyPatch, count: int, refs: int | None, kind: str, limit: int
+    monkeypatch: pytest.MonkeyPatch, device: str, count: int, refs: int | None, kind: str, limit: int
 ) -> None:
     monkeypatch.setattr(configs, "COUNTED_ROWS", limit)
     labels = labels_of(kind, count, 0)
@@ -61,8 +61,10 @@ def test_order_and_spans(
             same = (ref_labels == labels[at]).nonzero()[:, 0]
             own[at] = same[at % len(same)] if len(same) else -1
     total = count + (refs or 0)
-    order, spans = torch.empty(total, dtype=torch.int64), torch.empty(3, total, dtype=torch.int32)
-    order_by_label(labels, ref_labels, None if refs is None else own, order, spans)
+    order = torch.empty(total, dtype=torch.int64, device=device)
+    spans = torch.empty(3, total, dtype=torch.int32, device=device)
+    given = [labels, ref_labels, None if refs is None else own]
+    order_by_label(*(None if one is None else one.to(device) for one in given), order, spans)
     wanted_order, wanted_spans = expected(
         labels.tolist(), None if ref_labels is None else ref_labels.tolist(), own.tolist()
     )
@@ -70,9 +72,10 @@ def test_order_and_spans(
     assert spans.tolist() == wanted_spans
 
 
-def test_labels_need_not_be_neighbours_in_memory() -> None:
-    labels = torch.tensor([2, 9, 1, 9, 2, 9])[::2]
-    order, spans = torch.empty(3, dtype=torch.int64), torch.empty(3, 3, dtype=torch.int32)
+def test_labels_need_not_be_neighbours_in_memory(device: str) -> None:
+    labels = torch.tensor([2, 9, 1, 9, 2, 9], device=device)[::2]
+    order = torch.empty(3, dtype=torch.int64, device=device)
+    spans = torch.empty(3, 3, dtype=torch.int32, device=device)
     order_by_label(labels, None, None, order, spans)
     assert order.tolist() == [1, 0, 2]
     assert spans.tolist() == [[0, 1, 1], [1, 3, 3], [0, 1, 2]]

@@ -26,7 +26,7 @@ def counted(similarity: Tensor, thresholds: Tensor, spans: Tensor, first: int) -
 @pytest.mark.parametrize(
     ("queries", "columns", "count"), [(1, 1, 1), (3, 511, 8), (2, 513, 9), (2, 1100, 17), (1, 5000, 2)]
 )
-def test_counts(queries: int, columns: int, count: int, dtype: torch.dtype) -> None:
+def test_counts(device: str, queries: int, columns: int, count: int, dtype: torch.dtype) -> None:
     random = torch.Generator().manual_seed(columns)
     # few values, so that many are equal
     similarity = torch.randint(-5, 5, (queries, columns), generator=random).to(dtype)
@@ -39,30 +39,33 @@ def test_counts(queries: int, columns: int, count: int, dtype: torch.dtype) -> N
     )
     spans[2, 0] = -1
     before = torch.randint(100, (queries, count), generator=random, dtype=torch.int32)
-    found = before.clone()
-    ranks.count_reached(similarity, thresholds, found, spans, first)
-    assert torch.equal(found.long(), before + counted(similarity, thresholds, spans, first))
+    found = before.to(device, copy=True)
+    ranks.count_reached(similarity.to(device), thresholds.to(device), found, spans.to(device), first)
+    assert torch.equal(found.long().cpu(), before + counted(similarity, thresholds, spans, first))
 
 
 @pytest.mark.parametrize("classes", [4, 30])
 @pytest.mark.parametrize("with_cameras", [False, True])
 def test_ranks_are_those_of_plain_pytorch(
-    monkeypatch: pytest.MonkeyPatch, classes: int, with_cameras: bool
+    monkeypatch: pytest.MonkeyPatch, device: str, classes: int, with_cameras: bool
 ) -> None:
-    monkeypatch.setattr(blocked, "QUERY_BLOCK", 50)
+    for name in ("QUERY_BLOCK", "DEVICE_QUERY_BLOCK"):
+        monkeypatch.setattr(blocked, name, 50)
     monkeypatch.setattr(blocked, "GALLERY_BLOCK", 70)
+    monkeypatch.setattr(blocked, "DEVICE_BLOCK", 50 * 70)
     monkeypatch.setattr(ranks, "MOST_THRESHOLDS", 12)  # of 4 classes a query has more, of 30 fewer
     random = torch.Generator().manual_seed(classes)
     x = torch.randint(-2, 3, (150, 5), generator=random).double()
     labels = torch.randint(classes, (150,), generator=random)
-    options = {"cameras": torch.randint(3, (150,), generator=random)} if with_cameras else {}
+    cameras = torch.randint(3, (150,), generator=random).to(device)
+    options = {"cameras": cameras} if with_cameras else {}
     launched = []
     kernel = ranks.count_reached
     monkeypatch.setattr(ranks, "count_reached", lambda *given: (launched.append(1), kernel(*given)))
     found = {}
     for backend in ("triton", "blocked"):
         with use_backend(backend):
-            result = evaluate(x, labels, normalise=False, **options)
+            result = evaluate(x.to(device), labels.to(device), normalise=False, **options)
             found[backend] = [one.tolist() for one in result.positive_ranks(range(150))]
     assert found["triton"] == found["blocked"]
     assert bool(launched) == (classes == 30)
@@ -71,7 +74,7 @@ def test_ranks_are_those_of_plain_pytorch(
 def test_the_kernel_counts_only_where_it_can() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert rank_ops.counting_kernel(cpu) is None  # its C++ is faster
-    with use_backend("triton"):
+    with use_backend("triton"):  # under the interpreter
         assert rank_ops.counting_kernel(cpu) == rank_ops.counting_kernel(gpu) == (ranks.count_reached, 128)
     with use_backend("blocked"):
         assert rank_ops.counting_kernel(gpu) is None
