@@ -7,7 +7,8 @@ TORCH ?= torch==2.13.0
 TRITON ?= triton==3.8.0
 ARGS ?=
 EXTRAS := train,images,glyphs,backbones,export,tensorboard,examples,dev,triton
-# Processes that share the tests, each with one thread; 0: none but this.
+# Processes that share the tests, each with one thread (others, where a test asks for them, wait without
+# spinning); 0: none but this.
 JOBS ?= auto
 
 BIN := .venv/bin
@@ -25,7 +26,7 @@ demo: $(READY)
 	@$(BIN)/fastdml demo $(ARGS)
 
 test: $(READY)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: lint test
 

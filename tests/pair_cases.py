@@ -75,6 +75,16 @@ UNNORMALISED: dict[str, Case] = {
     "binomial deviance, dot product": Case(BinomialDeviance(1, 2, 0.5), DOT),
 }
 
+# Distances of 0 or 1 stand at a margin or threshold there: whether such a pair counts is a matter of
+# rounding, and a distance of 0 is the root of one. A softmax over one candidate is all cancellation.
+AT_A_MARGIN = {
+    ("contrastive", "duplicates"),
+    ("generalised lifted", "duplicates"),
+    ("contrastive", "zero vectors"),
+    ("contrastive, thresholds", "zero vectors"),
+    ("supcon", "one candidate"),
+}
+
 
 def losses_and_gradients(
     case: Case, batch: Batch, upstream: Tensor, backend: str, own: Tensor | None = None

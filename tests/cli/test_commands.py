@@ -18,21 +18,24 @@ from fastdml.training.config import TrainConfig
 from fastdml.training.run import read_lines
 
 
-def test_the_demo_leaves_a_report_and_opens_it(tmp_path, call, monkeypatch):
-    opened = []
-    monkeypatch.setattr(webbrowser, "open", opened.append)
+@pytest.fixture
+def opened(monkeypatch):
+    """What the browser is asked to open, as if somebody sat before it."""
+    addresses = []
+    monkeypatch.setattr(webbrowser, "open", addresses.append)
     monkeypatch.setattr("fastdml.cli.running.desktop_is_there", lambda: True)
+    return addresses
+
+
+def test_the_demo_leaves_a_report_and_opens_it(tmp_path, call, opened):
     out = tmp_path / "demo"
-    words = ("demo", "--steps", "2", "--panel-seconds", "1", "--out", str(out))
-    code, output, _ = call(*words)
+    code, output, _ = call("demo", "--steps", "2", "--panel-seconds", "1", "--out", str(out))
     assert code == 0
     recall = json.loads((out / "metrics.json").read_text())["recall"]["trained"]["R@1"]
     assert f"{100 * recall:.1f} %" in output
     assert f"report: {out / 'report.html'}" in output
     assert opened == [(out / "report.html").as_uri()]
     assert "What fusing buys on this machine" in (out / "report.html").read_text()
-    call(*words, "--no-open", "--overwrite")
-    assert len(opened) == 1
 
 
 def test_training_beats_raw_pixels_on_unseen_classes(tmp_path, call):
@@ -62,6 +65,9 @@ def test_a_run_keeps_its_settings_and_its_place(tmp_path, call):
     code, _, errors = call(*words.split(), "--out", str(out))
     assert code == 2
     assert "already holds one" in errors
+    code, _, _ = call(*words.replace("alpha=3", "alpha=4").split(), "--out", str(out), "--overwrite")
+    assert code == 0
+    assert TrainConfig.read(out / "config.json").loss_options == {"alpha": 4}
 
 
 def test_noise_is_planted_found_and_told(tmp_path, call):
@@ -91,7 +97,7 @@ def test_noise_is_planted_found_and_told(tmp_path, call):
     assert json.loads((out / "noise.json").read_text()) == found
 
 
-def test_the_demo_of_a_loss_with_centres_shows_them(tmp_path, call):
+def test_the_demo_of_a_loss_with_centres_shows_them(tmp_path, call, opened):
     out = tmp_path / "demo"
     words = "demo --loss soft-triple --steps 3 --panel-seconds 0 --no-open"
     code, _, _ = call(*words.split(), "--out", str(out))
@@ -102,6 +108,7 @@ def test_the_demo_of_a_loss_with_centres_shows_them(tmp_path, call):
     learnt, metadata = read_tensors(out / "loss.safetensors")
     assert metadata["loss"] == "soft-triple"
     assert learnt["fc"].shape == (64, 200 * 10)
+    assert opened == []
 
 
 @pytest.mark.parametrize(

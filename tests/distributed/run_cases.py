@@ -10,10 +10,11 @@ import torch
 from fastdml.data import Split
 from fastdml.training import RunResult, TrainConfig, catalogue, run_experiment
 from fastdml.training.catalogue import DatasetEntry
+from fastdml.training.processes import leave_processes
 from fastdml.training.progress import PlainDisplay
 from fastdml.training.run import RunDirectory
 
-STEPS = 20
+STEPS = 12
 SETTINGS = {
     "data": "tiny", "steps": STEPS, "batch": 32, "samples_per_class": 4, "chunk": 8, "embedding_dim": 8,
     "network_width": 4, "warmup_steps": 2, "evaluations": 2, "checkpoint_every": 8, "device": "cpu",
@@ -69,3 +70,4 @@ def _no_report(result: RunResult, run: RunDirectory) -> None:
 
 if __name__ == "__main__":
     go(Path(sys.argv[1]), sys.argv[2].split(","), resume="resume" in sys.argv)
+    leave_processes()

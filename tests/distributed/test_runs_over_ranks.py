@@ -17,14 +17,20 @@ from fastdml.training.checkpoint import read_tensors
 from fastdml.training.run import read_lines
 
 SCRIPT = Path(run_cases.__file__)
+# two processes take the paths of four: they run what the number of processes enters in a way of its own
+RUNS = {
+    1: list(run_cases.CASES),
+    2: ["multi-similarity", "memory", "centroids", "chunks that do not divide"],
+    4: list(run_cases.CASES),
+}
 
 
 def launch(processes: int, folder: Path, names: list[str], *words: str) -> str:
-    """torchrun on this machine; what it printed."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(processes), str(SCRIPT), str(folder), ",".join(names), *words]
+    """torchrun on this machine, but for one process; what it printed."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [*(torchrun if processes > 1 else ()), str(SCRIPT), str(folder), ",".join(names), *words]
     done = subprocess.run(
-        command,
+        [sys.executable, *command],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -37,12 +43,11 @@ def launch(processes: int, folder: Path, names: list[str], *words: str) -> str:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """All cases by 1, 2 and 4 processes."""
+    """The folders of ``RUNS``, by the number of processes."""
     folder = tmp_path_factory.mktemp("runs")
-    names = list(run_cases.CASES)
-    for processes in (1, 2, 4):
+    for processes, names in RUNS.items():
         launch(processes, folder / str(processes), names)
-    return {processes: folder / str(processes) for processes in (1, 2, 4)}
+    return {processes: folder / str(processes) for processes in RUNS}
 
 
 def relative_difference(mine: Path, theirs: Path) -> float:
@@ -55,8 +60,9 @@ def relative_difference(mine: Path, theirs: Path) -> float:
     return float((others - parameters).norm() / parameters.norm())
 
 
-@pytest.mark.parametrize("name", run_cases.CASES)
-@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize(
+    ("processes", "name"), [(processes, name) for processes in (2, 4) for name in RUNS[processes]]
+)
 def test_losses_and_parameters_are_those_of_one_process(
     runs: dict[int, Path], processes: int, name: str
 ) -> None:
@@ -79,12 +85,14 @@ def test_the_first_process_alone_writes(runs: dict[int, Path], name: str) -> Non
     assert metrics["recall"].keys() == {"raw pixels", "untrained", "trained"}
 
 
-@pytest.mark.parametrize(("name", "processes"), [("memory", 2), ("centres", 2), ("centres", 1)])
+@pytest.mark.parametrize(("processes", "names"), [(2, ["memory", "centres"]), (1, ["centres"])])
 def test_another_number_of_processes_goes_on(
-    runs: dict[int, Path], name: str, processes: int, tmp_path: Path
+    runs: dict[int, Path], processes: int, names: list[str], tmp_path: Path
 ) -> None:
-    shutil.copytree(runs[4] / name, tmp_path / name)
-    (tmp_path / name / "metrics.json").unlink()  # as if it had been killed after its last checkpoint
-    printed = launch(processes, tmp_path, [name], "resume")
-    assert "Going on after step 16" in printed
-    assert relative_difference(tmp_path / name, runs[1] / name) < 1e-6
+    for name in names:
+        shutil.copytree(runs[4] / name, tmp_path / name)
+        (tmp_path / name / "metrics.json").unlink()  # as if it had been killed after its last checkpoint
+    printed = launch(processes, tmp_path, names, "resume")
+    assert printed.count("Going on after step 8") == len(names)
+    for name in names:
+        assert relative_difference(tmp_path / name, runs[1] / name) < 1e-6

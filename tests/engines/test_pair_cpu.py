@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pair_cases import CASES, UNNORMALISED, Case, losses_and_gradients
+from pair_cases import AT_A_MARGIN, CASES, UNNORMALISED, Case, losses_and_gradients
 from torch import Tensor
 
 import fastdml
@@ -14,15 +14,6 @@ from pair_batches import BATCHES, Batch, assert_as_accurate, make_batch
 
 ALL = CASES | UNNORMALISED
 
-# Distances of 0 or 1 stand at a margin or threshold there: whether such a pair counts is a matter of
-# rounding, and a distance of 0 is the root of one. A softmax over one candidate is all cancellation.
-AT_A_MARGIN = {
-    ("contrastive", "duplicates"),
-    ("generalised lifted", "duplicates"),
-    ("contrastive", "zero vectors"),
-    ("contrastive, thresholds", "zero vectors"),
-    ("supcon", "one candidate"),
-}
 OF_CASES_AND_BATCHES = pytest.mark.parametrize(
     ("name", "batch_name"),
     [(name, batch) for name in ALL for batch in BATCHES if (name, batch) not in AT_A_MARGIN],

@@ -8,7 +8,7 @@ from pair_cases import Case, losses_and_gradients
 from torch import Tensor
 
 from fastdml.triton_kernels import configs
-from pair_batches import Batch, assert_as_accurate
+from pair_batches import Batch, assert_as_accurate, make_batch
 
 FORMS = ("rows", "blocks")
 
@@ -31,6 +31,15 @@ def random_batch(n: int, width: int, refs: int = 0, classes: int = 6, seed: int 
     # a class that only the candidates have
     ref_labels = torch.randint(0, classes + 1, (refs,), generator=random)
     return Batch(rows(labels), labels, *((rows(ref_labels), ref_labels) if refs else ()))
+
+
+def part_of(name: str) -> Batch:
+    """40 rows, and candidates, of a batch: tiles and part of one; the interpreter is slow."""
+    embeddings, labels, refs, ref_labels = make_batch(name)
+    rows = slice(5, 45)  # "some without positives" has them from row 30 on
+    if refs is None or ref_labels is None:
+        return Batch(embeddings[rows], labels[rows])
+    return Batch(embeddings[rows], labels[rows], refs[rows], ref_labels[rows])
 
 
 def upstream_of(batch: Batch) -> Tensor:

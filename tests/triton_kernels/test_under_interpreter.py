@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,27 +13,14 @@ FOLDER = Path(__file__).parent
 NAMES = sorted(path.name for path in FOLDER.glob("test_*_interpreted.py"))
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[dict[str, subprocess.Popen[str]]]:
-    """All of them side by side: the interpreter keeps one core busy."""
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
-    started = {
-        name: subprocess.Popen(
-            (*command, str(FOLDER / name)),
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for name in NAMES
-    }
-    yield started
-    for process in started.values():
-        process.kill()
-
-
 @pytest.mark.parametrize("name", NAMES)
-def test_under_interpreter(name: str, running: dict[str, subprocess.Popen[str]]) -> None:
-    said, _ = running[name].communicate()
-    assert running[name].returncode == 0, said[-8000:]
+def test_under_interpreter(name: str) -> None:
+    """One after another: other tests keep the other cores busy."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(FOLDER / name)],
+        env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-8000:]
