@@ -88,8 +88,9 @@ def costs(variant: variants.Variant, arch: str) -> str:
     found = variants.compile_variant(variant, arch)
     sizes = [variant.constants[key] for key in ("BM", "BN", "BK", "BD") if key in variant.constants]
     tile = " x ".join(map(str, sizes))
+    stages = variant.options.get("num_stages", 3)
     return (
-        f"{variant.name:30} {tile:>15} {variant.options['num_warps']:5} {variant.options['num_stages']:6} "
+        f"{variant.name:30} {tile:>15} {variant.options['num_warps']:5} {stages:6} "
         f"{found.registers:9} {found.stack:6} {found.shared:7}"
     )
 

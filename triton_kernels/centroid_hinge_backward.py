@@ -19,7 +19,7 @@ from fastdml.triton_kernels.centroid_rows import Compared
 from fastdml.triton_kernels.closeness import EUCLIDEAN, closeness_and_slope
 from fastdml.triton_kernels.pair import HALF_SCALE
 from fastdml.triton_kernels.pair_block import add_product
-from fastdml.triton_kernels.proxy_backward import make_product
+from fastdml.triton_kernels.proxy_backward import make_product, padded_block
 from fastdml.triton_kernels.tiles import stored
 
 PLACES = ["n_block_rows", "n_block_points", "row0", "point0"]
@@ -27,8 +27,8 @@ PLACES = ["n_block_rows", "n_block_points", "row0", "point0"]
 
 @triton.jit
 def block_weights(
-    p_s, p_x_square, p_r_square, p_own, p_limit, p_grad, n_block_rows, n_block_points, row0, point0,
-    BM: tl.constexpr, BN: tl.constexpr,
+    p_s, p_x_square, p_r_square, p_own, p_limit, p_grad, n_block_rows, n_block_points, stride_row, row0,
+    point0, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     # [BM, BN] of this program's tile, 0 beyond the block; and where the tile lies in p_s
     o_i = tl.program_id(1) * BM + tl.arange(0, BM)
@@ -38,7 +38,7 @@ def block_weights(
     o_m = row0 + o_i
     o_n = point0 + o_j
     # 32 bits hold the places of a block
-    o_s = o_i[:, None] * n_block_points + o_j[None, :]
+    o_s = o_i[:, None] * stride_row + o_j[None, :]
     m = m_i[:, None] & m_j[None, :]
     b_s = tl.load(p_s + o_s, mask=m, other=0.0)
     b_q = tl.load(p_x_square + o_m, mask=m_i, other=0.0)
@@ -53,8 +53,8 @@ def block_weights(
 
 @triton.jit(do_not_specialize=PLACES)
 def largest_hinge_weight_kernel(
-    p_s, p_x_square, p_r_square, p_own, p_limit, p_grad, p_largest, n_block_rows, n_block_points, row0,
-    point0, BM: tl.constexpr, BN: tl.constexpr,
+    p_s, p_x_square, p_r_square, p_own, p_limit, p_grad, p_largest, n_block_rows, n_block_points, stride_row,
+    row0, point0, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     # p_largest [programs]
     b_w, _, _, _ = block_weights(
@@ -66,6 +66,7 @@ def largest_hinge_weight_kernel(
         p_grad,
         n_block_rows,
         n_block_points,
+        stride_row,
         row0,
         point0,
         BM,
@@ -78,10 +79,11 @@ def largest_hinge_weight_kernel(
 @triton.jit(do_not_specialize=PLACES)
 def hinge_weights_kernel(
     p_s, p_x_square, p_r_square, p_own, p_limit, p_grad, p_unscale, p_weight, p_row_sum, p_point_sum,
-    n_block_rows, n_block_points, row0, point0, BM: tl.constexpr, BN: tl.constexpr,
+    n_block_rows, n_block_points, stride_row, row0, point0, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    # p_weight [n_block_rows, n_block_points], which may replace p_s; sums of the weights as they are stored,
-    # p_row_sum [tiles of points, n_block_rows] and p_point_sum [tiles of rows, n_block_points]
+    # p_weight [n_block_rows, n_block_points], rows stride_row apart, which may replace p_s; sums of the
+    # weights as they are stored, p_row_sum [tiles of points, n_block_rows] and p_point_sum [tiles of rows,
+    # n_block_points]
     b_w, o_i, o_j, o_s = block_weights(
         p_s,
         p_x_square,
@@ -91,6 +93,7 @@ def hinge_weights_kernel(
         p_grad,
         n_block_rows,
         n_block_points,
+        stride_row,
         row0,
         point0,
         BM,
@@ -136,7 +139,9 @@ def hinge_gradients_by_blocks(
     width = rows.rows.shape[1]
     height = min(count, configs.HINGE_ROWS)
     length = configs.hinge_points(height)
-    products = torch.empty(height * min(length, total), dtype=torch.float32, device=own.device)
+    products = torch.empty(
+        height * configs.padded(min(length, total)), dtype=torch.float32, device=own.device
+    )
     weights = (
         products if rows.rows.dtype == torch.float32 else torch.empty_like(products, dtype=rows.rows.dtype)
     )
@@ -168,13 +173,13 @@ def _block(
     own: Tensor, limits: Tensor, grad: Tensor,
 ) -> _Block:  # fmt: skip
     """The weights of the rows of ``part`` and the points of ``here``, made in memory that is given."""
-    shape = height, length = part.stop - part.start, here.stop - here.start
-    products, weights = (flat[: height * length].view(shape) for flat in (products, weights))
+    height, length = part.stop - part.start, here.stop - here.start
+    products, weights = (padded_block(flat, height, length) for flat in (products, weights))
     make_product(products, rows.rows[part], points.rows[here].T)
     tile = configs.HINGE_WEIGHTS
     grid = triton.cdiv(length, tile.columns), triton.cdiv(height, tile.rows)
     given = products, rows.squares, points.squares, own, limits, grad
-    places = height, length, part.start, here.start
+    places = height, length, weights.stride(0), part.start, here.start
     unscale = None
     if weights.dtype == torch.float16:
         largest = grad.new_empty(grid[0] * grid[1])

@@ -58,7 +58,7 @@ def sums_and_counts(rows: Compared, points: Compared, own: Tensor, limits: Tenso
     """
     (count, width), total = rows.rows.shape, len(points.rows)
     precision = precision_of(rows.rows)
-    tile = configs.centroid_tile(configs.arch(rows.rows), rows.rows.dtype, width, precision)
+    tile = configs.hinge_tile(configs.arch(rows.rows), rows.rows.dtype, width, precision)
     row_blocks = triton.cdiv(count, tile.rows)
     splits = configs.class_splits(rows.rows, row_blocks, triton.cdiv(total, tile.columns))
     sums = torch.empty(2, splits, count, dtype=torch.float32, device=own.device)

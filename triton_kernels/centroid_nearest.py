@@ -19,7 +19,7 @@ from fastdml.triton_kernels import configs
 from fastdml.triton_kernels.centroid_rows import Compared
 from fastdml.triton_kernels.pair import precision_of
 from fastdml.triton_kernels.proxy_backward import make_product
-from fastdml.triton_kernels.tiles import load_slab, product, same_label, share
+from fastdml.triton_kernels.tiles import load_resident, load_slab, product, same_label, share
 
 
 @triton.jit
@@ -59,15 +59,19 @@ def nearest_others_kernel(
     m_kept = (o_k < k)[None, :] & (tl.load(p_x_square + o_m) < float("inf"))[:, None]
     b_kept = tl.where(m_kept, float("inf"), -float("inf"))
     b_index = tl.full([BM, KP], -1, tl.int32)
+    b_x = load_resident(p_x, o_m, D, BK)
     begin, end = share(tl.cdiv(n_points, BN))
     for i_n in range(begin, end):
         o_n = i_n * BN + tl.arange(0, BN)
         o_c = tl.minimum(o_n, n_points - 1)
         # the product starts from what is subtracted from it, which then takes no registers of its own
         b_near = tl.zeros([BM, BN], tl.float32) + tl.load(p_half + o_n)[None, :]
-        for i_k in range(0, D, BK):
-            b_r = load_slab(p_r, o_c, i_k, D, BK)
-            b_near = product(load_slab(p_x, o_m, i_k, D, BK), tl.trans(b_r), b_near, PRECISION)
+        if BK >= D:
+            b_near = product(b_x, tl.trans(load_slab(p_r, o_c, 0, D, BK)), b_near, PRECISION)
+        else:
+            for i_k in range(0, D, BK):
+                b_r = load_slab(p_r, o_c, i_k, D, BK)
+                b_near = product(load_slab(p_x, o_m, i_k, D, BK), tl.trans(b_r), b_near, PRECISION)
         # false for NaN
         m = (b_near > -float("inf")) & ~same_label(o_n, b_start, b_end)
         b_key = tl.where(m, -b_near, float("inf"))

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastdml.triton_kernels.pair import as_multiplied
 from fastdml.triton_kernels.units import squared_lengths
 
 
@@ -30,6 +31,7 @@ def compared(rows: Tensor, product: torch.dtype, scale: Tensor | None) -> Compar
     else:
         made = torch.empty(rows.shape, dtype=product, device=rows.device)
         torch.mul(rows, scale, out=made)
+    made = as_multiplied(made)
     return Compared(made, squared_lengths(made))
 
 

@@ -44,6 +44,8 @@ def centroid_variants(
         {"KP": kept} | product,
         tile.options(),
     )
+    tile = configs.hinge_tile(arch, dtype, width, precision)
+    product |= {"BM": tile.rows, "BN": tile.columns, "BK": tile.depth}
     limits = {"p_own": "*i64", "p_limit": "*fp32"}
     yield Variant(
         "hinge_sums",
@@ -54,7 +56,7 @@ def centroid_variants(
     )
     tile = configs.HINGE_WEIGHTS
     block = limits | {"p_s": "*fp32", "p_x_square": "*fp32", "p_r_square": "*fp32", "p_grad": "*fp32"}
-    block |= dict.fromkeys(("n_block_rows", "n_block_points", "row0", "point0"), "i32")
+    block |= dict.fromkeys(("n_block_rows", "n_block_points", "stride_row", "row0", "point0"), "i32")
     shape = {"BM": tile.rows, "BN": tile.columns}
     scaled = dtype == torch.float16
     if scaled:

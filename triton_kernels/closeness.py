@@ -7,6 +7,7 @@ import triton.language as tl
 
 INNER = tl.constexpr(0)
 EUCLIDEAN = tl.constexpr(1)
+LEAST_NORMAL = tl.constexpr(2.0**-126)
 
 
 @triton.jit
@@ -24,7 +25,8 @@ def closeness_and_slope(b_s, b_q, o_q, KIND: tl.constexpr):
     else:
         b_square = tl.maximum(b_q[:, None] + o_q[None, :] - 2.0 * b_s, 0.0)
         if KIND == EUCLIDEAN:
-            b_slope = tl.where(b_square > 0.0, tl.rsqrt(b_square), 0.0)
+            # devices take the root of a number below the least normal one for that of 0
+            b_slope = tl.where(b_square > LEAST_NORMAL, tl.rsqrt(b_square), 0.0)
             b_c = -b_square * b_slope
         else:
             b_slope = tl.where(b_square > 0.0, 2.0, 0.0)

@@ -147,7 +147,7 @@ PROXY_WEIGHTS = Tile(8, 128, 1, 4, 1)
 PROXY_PACKED = 1 << 25
 # Similarities of a block, 32 MB of 50 MB of L2, and its samples at most.
 PROXY_SIMILARITIES, PROXY_SAMPLES = 1 << 23, 4096
-# Classes are taken so many at a time, that rows of weights are aligned.
+# Classes are taken so many at a time.
 PROXY_STEP = 16
 # Rows against points: keeping the nearest takes registers, and searching for them those of wider tiles.
 CENTROID: Tiles = {
@@ -168,16 +168,24 @@ CENTROID: Tiles = {
     ("interpreter", "half"): [(None, Tile(32, 32, 64, 4, 1))],
     ("interpreter", "ieee"): [(None, Tile(32, 32, 64, 4, 1))],
 }
+# Hinge sums keep nothing of a tile: where a slab takes the whole depth the rows stay on chip, and the next
+# tile is loaded while sums are made.
+HINGE_SUMS: Tiles = {
+    ("sm_90", "half"): [(128, Tile(128, 128, 128, 8, 3)), (256, Tile(128, 128, 256, 8, 2))],
+}
 # Nearest that a row keeps in registers.
 NEAREST_KEPT = 32
 # Inner products of a block from which more nearest are selected, 64 MB.
 CENTROID_PRODUCTS = 1 << 24
 # Inner products become weights where they lie; one tile fits the registers.
-HINGE_WEIGHTS = Tile(16, 128, 1, 4, 1)
+HINGE_WEIGHTS = Tile(16, 128, 1, 8, 1)
 # Inner products of a block of weights, 32 MB of 50 MB of L2, and its rows at most.
 HINGE_PRODUCTS, HINGE_ROWS = 1 << 23, 4096
-# Points are taken so many at a time, that rows of weights are aligned.
+# Points are taken so many at a time.
 HINGE_STEP = 16
+# Rows of a block lie a multiple of so many numbers apart: where they are not aligned to 16 bytes, vendor
+# products of 16 bits are made by slower kernels.
+ALIGNED_NUMBERS = 16
 # Entries of a segment that one program sums.
 SEGMENT_PIECE = 512
 
@@ -292,6 +300,12 @@ def centroid_tile(arch: str, dtype: torch.dtype, width: int, precision: str) -> 
     return _shallow(_find(CENTROID, arch, _kind(dtype, precision), width), width)
 
 
+def hinge_tile(arch: str, dtype: torch.dtype, width: int, precision: str) -> Tile:
+    """Tile of the sweep that sums hinges."""
+    tile = _find(HINGE_SUMS, arch, _kind(dtype, precision), width)
+    return centroid_tile(arch, dtype, width, precision) if tile is None else _shallow(tile, width)
+
+
 def hinge_points(rows: int) -> int:
     """Points of a block of weights of that many rows."""
     return max(HINGE_STEP, HINGE_PRODUCTS // rows // HINGE_STEP * HINGE_STEP)
@@ -318,6 +332,11 @@ def column_splits(tensor: Tensor, row_blocks: int, column_tiles: int) -> int:
 def class_splits(tensor: Tensor, row_blocks: int, class_tiles: int) -> int:
     """Programs that share the classes of a chunk, for a block of samples."""
     return max(1, min(2 * processors(tensor) // row_blocks, class_tiles))
+
+
+def padded(count: int) -> int:
+    """The least number of a row's places that holds ``count`` and leaves the next row aligned."""
+    return (count + ALIGNED_NUMBERS - 1) // ALIGNED_NUMBERS * ALIGNED_NUMBERS
 
 
 def power_of_two(n: int, least: int = 16) -> int:

@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastdml.triton_kernels import configs
+from fastdml.triton_kernels.tiles import NUMBERS_OF_ROWS
 
 COUNTED_TILE, COUNTED_COLUMNS, COUNTED_WARPS = 32, 128, 4
 
@@ -29,7 +30,9 @@ def count_labels(p_label, b_label, b_place, n_labels, BM: tl.constexpr, BN: tl.c
     return b_below, b_equal, b_before
 
 
-@triton.jit(do_not_specialize=["n_rows", "n_others", "stride"])
+@triton.jit(
+    do_not_specialize=["n_rows", "n_others", "stride"], do_not_specialize_on_alignment=NUMBERS_OF_ROWS
+)
 def label_order_kernel(
     p_label, p_other, p_own, p_order, p_span, n_rows, n_others, stride,
     SELF: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,

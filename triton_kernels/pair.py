@@ -29,6 +29,18 @@ def precision_of(tensor: Tensor) -> str:
     return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
+def as_multiplied(tensor: Tensor) -> Tensor:
+    """``tensor`` as ``tl.dot`` reads it: TF32 products leave the last 13 bits out, which rounds towards zero.
+
+    Rounded to nearest instead, and before lengths are taken of it: equal rows then are at distance 0.
+    """
+    if precision_of(tensor) != "tf32":
+        return tensor
+    bits = tensor.view(torch.int32)
+    nearest = (bits + 0xFFF + ((bits >> 13) & 1)) & -0x2000
+    return torch.where(tensor.isfinite(), nearest, bits).view(tensor.dtype)
+
+
 def pair_forward(
     embeddings: Tensor,
     labels: Tensor,
@@ -61,6 +73,7 @@ def pair_forward(
     unit_rows(embeddings, order[:anchors], units[:anchors], norms[:anchors])
     if ref_embeddings is not None:
         unit_rows(ref_embeddings, order[anchors:], units[anchors:], norms[anchors:])
+    units = as_multiplied(units)
     found = pair_statistics(
         call, *_sides(call, units, spans, anchors), row, order, norms, _longest(norms, anchors),
         keep and embeddings.dtype == torch.float16,

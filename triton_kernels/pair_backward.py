@@ -16,6 +16,7 @@ from fastdml.triton_kernels import configs
 from fastdml.triton_kernels.closeness import closeness_and_slope, load_squares
 from fastdml.triton_kernels.pair_call import PairCall, Side
 from fastdml.triton_kernels.tiles import (
+    NUMBERS_OF_ROWS,
     load_slab,
     load_tile,
     masked_tile,
@@ -35,7 +36,7 @@ from fastdml.triton_kernels.weights import (
 )
 
 
-@triton.jit(do_not_specialize=["n_rows", "n_columns"])
+@triton.jit(do_not_specialize=["n_rows", "n_columns"], do_not_specialize_on_alignment=NUMBERS_OF_ROWS)
 def pair_row_gradients_kernel(
     p_x, p_r, p_x_square, p_r_square, p_start, p_end, p_own, p_row, p_grad, p_out, p, limits,
     n_rows, n_columns,

@@ -16,7 +16,7 @@ from torch import Tensor
 from fastdml.triton_kernels import configs
 from fastdml.triton_kernels.closeness import closeness_and_slope, load_squares
 from fastdml.triton_kernels.pair_call import PairCall, Side
-from fastdml.triton_kernels.tiles import load_slab, product, same_label, stored
+from fastdml.triton_kernels.tiles import NUMBERS_OF_ROWS, load_slab, product, same_label, stored
 from fastdml.triton_kernels.weights import (
     load_negative_numbers,
     load_positive_numbers,
@@ -29,15 +29,16 @@ ROWS_PER_GROUP = tl.constexpr(8)
 PLACES = ["n_rows", "n_columns", "i_row0", "i_column0", "n_block_rows", "n_block_columns"]
 
 
-@triton.jit(do_not_specialize=PLACES)
+@triton.jit(do_not_specialize=PLACES, do_not_specialize_on_alignment=NUMBERS_OF_ROWS)
 def pair_weights_kernel(
     p_x, p_r, p_x_square, p_r_square, p_start, p_end, p_own, p_row, p_grad, p_weight, p, limits,
-    n_rows, n_columns, i_row0, i_column0, n_block_rows, n_block_columns,
+    n_rows, n_columns, i_row0, i_column0, n_block_rows, n_block_columns, stride_weight,
     NEGATIVE_WEIGHT: tl.constexpr, POSITIVE_WEIGHTS: tl.constexpr, SELECTS: tl.constexpr,
-    SECOND: tl.constexpr, SELF: tl.constexpr, KIND: tl.constexpr, LD: tl.constexpr, D: tl.constexpr,
+    SECOND: tl.constexpr, SELF: tl.constexpr, KIND: tl.constexpr, D: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    # p_weight [n_block_rows, n_block_columns], rows LD apart: rows from i_row0 against columns from i_column0
+    # p_weight [n_block_rows, n_block_columns], its rows stride_weight apart: rows from i_row0 on against
+    # columns from i_column0 on
     n_tiles_m = tl.cdiv(n_block_rows, BM)
     n_tiles_n = tl.cdiv(n_block_columns, BN)
     i_group = tl.program_id(0) // (ROWS_PER_GROUP * n_tiles_n)
@@ -64,7 +65,7 @@ def pair_weights_kernel(
     first = i_row0 + i_m * BM
     last = tl.minimum(first + BM, n_rows) - 1
     left = i_column0 + i_n * BN
-    p_out = p_weight + o_i.to(tl.int64)[:, None] * LD + o_j[None, :]
+    p_out = p_weight + o_i.to(tl.int64)[:, None] * stride_weight + o_j[None, :]
     m_out = (o_i < n_block_rows)[:, None] & (o_j < n_block_columns)[None, :]
     b_negative = load_negative_numbers(p_row, p_grad, o_m, stride, True)
     o_negative = load_negative_numbers(p_row, p_grad, o_c, stride, SELF)
@@ -72,6 +73,7 @@ def pair_weights_kernel(
     tl.store(p_out, stored(b_w, p_weight.dtype.element_ty), mask=m_out)
     # written after, not with the negatives: numbers of the columns take many registers
     if (tl.load(p_start + first) < left + BN) & (tl.load(p_end + last) > left):
+        tl.debug_barrier()  # whichever threads write these, they do so after those of the negatives
         b_positive = load_positive_numbers(p_row, p_grad, o_m, stride, True)
         o_positive = load_positive_numbers(p_row, p_grad, o_c, stride, SELF)
         b_w = positive_weights(
@@ -117,8 +119,8 @@ def pair_block_gradients(
             grid = triton.cdiv(block.shape[0], tile.rows) * triton.cdiv(block.shape[1], tile.columns)
             pair_weights_kernel[(grid,)](
                 units, others.units, anchors.squares, others.squares, start, end, own, rows, grads, weights,
-                call.p, call.limits, count, columns, row, column, block.shape[0], block.shape[1],
-                SELF=self_pairs, LD=side, D=width, BM=tile.rows, BN=tile.columns, BK=tile.depth,
+                call.p, call.limits, count, columns, row, column, block.shape[0], block.shape[1], side,
+                SELF=self_pairs, D=width, BM=tile.rows, BN=tile.columns, BK=tile.depth,
                 **call.weights(), **tile.options(),
             )  # fmt: skip
             if grad_anchors is not None:

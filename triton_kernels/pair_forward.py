@@ -13,6 +13,7 @@ from fastdml.triton_kernels import configs
 from fastdml.triton_kernels.closeness import closeness_and_slope, load_squares
 from fastdml.triton_kernels.pair_call import PairCall, Side
 from fastdml.triton_kernels.tiles import (
+    NUMBERS_OF_ROWS,
     load_resident,
     masked_tile,
     negative_mask,
@@ -86,7 +87,7 @@ def add_negatives(
     return b_most, b_sum, b_second, b_count, b_bound
 
 
-@triton.jit(do_not_specialize=["n_rows", "n_columns"])
+@triton.jit(do_not_specialize=["n_rows", "n_columns"], do_not_specialize_on_alignment=NUMBERS_OF_ROWS)
 def pair_negatives_kernel(
     p_x, p_r, p_x_square, p_r_square, p_start, p_end, p_own, p_order, p_given, p_row, p_part, p, limits,
     n_rows, n_columns,
@@ -162,7 +163,9 @@ def pair_negatives_kernel(
     tl.store(p_row + o_m, b_threshold, mask=m_m & m_first)
 
 
-@triton.jit(do_not_specialize=["n_rows", "n_columns", "n_parts"])
+@triton.jit(
+    do_not_specialize=["n_rows", "n_columns", "n_parts"], do_not_specialize_on_alignment=NUMBERS_OF_ROWS
+)
 def pair_positives_kernel(
     p_x, p_r, p_x_square, p_r_square, p_start, p_end, p_own, p_order, p_given, p_norm, p_longest, p_part,
     p_row, p_statistic, p_bound, p, limits, n_rows, n_columns, n_parts,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastdml.triton_kernels import configs
-from fastdml.triton_kernels.pair import DTYPES, HALF_SCALE, precision_of
+from fastdml.triton_kernels.pair import DTYPES, HALF_SCALE, as_multiplied, precision_of
 from fastdml.triton_kernels.proxy_backward import ProxyGradients, Samples
 from fastdml.triton_kernels.proxy_centres import Chunk, pack_centres, unpack_gradients
 from fastdml.triton_kernels.proxy_forward import ProxySums
@@ -26,7 +26,7 @@ def proxy_forward(
     classes, width = len(stored) // per_class, rows.shape[1]
     norms = torch.empty(len(stored), dtype=torch.float32, device=rows.device)
     spread_of_class = norms.new_empty(classes if spread else 0)
-    compared = rows.to(product).contiguous()
+    compared = as_multiplied(rows.to(product).contiguous())
     sums = ProxySums(compared, labels.contiguous(), per_class, scale, gamma, precision_of(compared))
     most = configs.proxy_chunk(width, per_class, product)
     places = _multiple(min(most, classes), sums.tile.columns)
@@ -34,7 +34,7 @@ def proxy_forward(
     for first in range(0, classes, most):
         chunk = Chunk(first, min(most, classes - first), places, places, per_class)
         pack_centres(packed, stored, norms, chunk, normalised, measure=True)
-        sums.add(packed, first, chunk.classes)
+        sums.add(as_multiplied(packed), first, chunk.classes)
         if spread:
             spread_of_class[first : first + chunk.classes] = spreads(stored, norms, chunk)
     # comparisons with NaN are false: sums would pass over it in silence
@@ -60,7 +60,8 @@ def proxy_backward(
         unscale = _largest_weight(grads, scale, per_class) / HALF_SCALE
         grads, grad_spread = grads / unscale, grad_spread / unscale
 
-    samples = Samples(rows.to(product).contiguous(), labels.contiguous(), others.contiguous(), grads)
+    compared = as_multiplied(rows.to(product).contiguous())
+    samples = Samples(compared, labels.contiguous(), others.contiguous(), grads)
     width = rows.shape[1]
     most, block = _chunk_and_block(samples.rows, len(norms) // per_class, per_class)
     gradients = ProxyGradients(samples, per_class, scale, gamma, block, need_rows)
@@ -68,10 +69,11 @@ def proxy_backward(
     of_packed = torch.empty_like(packed, dtype=torch.float32) if need_centres else None
     for chunk in _chunks(len(norms) // per_class, most, block, per_class):
         pack_centres(packed, stored, norms, chunk, normalised, measure=False)
+        multiplied = as_multiplied(packed)
         for start in range(0, chunk.centres, block * per_class):
             at = slice(start, min(start + block * per_class, chunk.centres))
             into = None if of_packed is None else of_packed[at]
-            gradients.add(packed[at], chunk.first + start // per_class, into)
+            gradients.add(multiplied[at], chunk.first + start // per_class, into)
         if of_packed is None:
             continue
         if len(grad_spread):

@@ -22,15 +22,15 @@ LOG2_E = tl.constexpr(math.log2(math.e))
 
 @triton.jit(do_not_specialize=["n_rows", "n_block_rows", "n_classes", "row0", "first"])
 def proxy_weights_kernel(
-    p_s, p_weight, p_label, p_others, p_grad, n_rows, n_block_rows, n_classes, row0, first, scale, inverse,
-    K: tl.constexpr, SOFT: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    p_s, p_weight, p_label, p_others, p_grad, n_rows, n_block_rows, n_classes, stride_row, row0, first, scale,
+    inverse, K: tl.constexpr, SOFT: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    # p_weight [n_block_rows, K, n_classes]: gradients by the similarities p_s, which it may replace; p_grad
-    # [3, n_rows]: those of others, target and total; inverse = 1 / gamma
+    # p_weight [n_block_rows, K, n_classes], rows stride_row apart: gradients by the similarities p_s, which
+    # it may replace; p_grad [3, n_rows]: those of others, target and total; inverse = 1 / gamma
     o_i = tl.program_id(1) * BM + tl.arange(0, BM)
     o_n = tl.program_id(0) * BN + tl.arange(0, BN)
     m = (o_i < n_block_rows)[:, None] & (o_n < n_classes)[None, :]
-    o_s = o_i.to(tl.int64)[:, None] * (K * n_classes) + o_n[None, :]
+    o_s = o_i.to(tl.int64)[:, None] * stride_row + o_n[None, :]
 
     if K == 1:
         b_pooled = tl.load(p_s + o_s, mask=m, other=0.0)
@@ -104,7 +104,7 @@ class ProxyGradients:
         rows = samples.rows
         self._samples, self._per_class, self._scale, self._gamma = samples, per_class, scale, gamma
         self._length = min(len(rows), configs.proxy_samples(per_class))
-        elements = self._length * block * per_class
+        elements = self._length * configs.padded(block * per_class)
         self._similarities = torch.empty(elements, dtype=torch.float32, device=rows.device)
         self._weights = self._similarities
         if rows.dtype != torch.float32:
@@ -131,19 +131,25 @@ class ProxyGradients:
 
     def _weights_of(self, rows: Tensor, start: int, packed: Tensor, first: int) -> Tensor:
         """[b, K n]: gradients by the similarities of the rows from ``start`` on."""
-        shape = len(rows), len(packed)
-        similarities = self._similarities[: shape[0] * shape[1]].view(shape)
-        weights = self._weights[: shape[0] * shape[1]].view(shape)
+        similarities, weights = (
+            padded_block(flat, len(rows), len(packed)) for flat in (self._similarities, self._weights)
+        )
         make_product(similarities, rows, packed.T)
         classes = len(packed) // self._per_class
         tile = configs.PROXY_WEIGHTS
         proxy_weights_kernel[(triton.cdiv(classes, tile.columns), triton.cdiv(len(rows), tile.rows))](
             similarities, weights, self._samples.labels, self._samples.others, self._samples.grads,
-            len(self._samples.rows), len(rows), classes, start, first, self._scale,
+            len(self._samples.rows), len(rows), classes, weights.stride(0), start, first, self._scale,
             1 / self._gamma if self._gamma else 0.0,
             K=self._per_class, SOFT=self._gamma > 0, BM=tile.rows, BN=tile.columns, **tile.options(),
         )  # fmt: skip
         return weights
+
+
+def padded_block(flat: Tensor, rows: int, columns: int) -> Tensor:
+    """[rows, columns] in the memory of ``flat``, each row aligned as products of 16 bits want it."""
+    apart = configs.padded(columns)
+    return flat[: rows * apart].view(rows, apart)[:, :columns]
 
 
 def make_product(out: Tensor, left: Tensor, right: Tensor) -> None:

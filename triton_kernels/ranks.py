@@ -11,13 +11,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastdml.triton_kernels.tiles import NUMBERS_OF_ROWS
+
 # Beyond so many thresholds a query, looking each similarity up among them takes fewer instructions.
 MOST_THRESHOLDS = 128
 # Thresholds at a time, columns at a time, and columns of a program.
 GROUP, COLUMNS, SPAN, WARPS = 8, 256, 4096, 4
 
 
-@triton.jit(do_not_specialize=["first", "n_columns", "n_thresholds"])
+@triton.jit(
+    do_not_specialize=["first", "n_columns", "n_thresholds"], do_not_specialize_on_alignment=NUMBERS_OF_ROWS
+)
 def count_reached_kernel(
     p_s, p_threshold, p_count, p_start, p_end, p_own, first, n_columns, n_thresholds,
     BK: tl.constexpr, BN: tl.constexpr, SPAN: tl.constexpr,

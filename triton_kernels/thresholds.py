@@ -14,14 +14,18 @@ import triton.language as tl
 from torch import Tensor
 
 from fastdml.rules.closeness import Closeness
+from fastdml.triton_kernels import configs
 from fastdml.triton_kernels.closeness import closeness_and_slope, load_squares
+from fastdml.triton_kernels.tiles import share
 
-# Pairs of a block: 16 MB of inner products, which fit the L2 of a large device.
-BLOCK_ELEMENTS = 1 << 22
+# Pairs of a block: 32 MB of inner products, which fit the L2 of a large device.
+BLOCK_ELEMENTS = 1 << 23
 # Thresholds at a time, of which each holds a count and a sum for every column of a tile.
 GROUP = 8
 COLUMNS = 128
 WARPS = 4
+# Few anchors share their columns among programs, each of which has that many tiles at least.
+PROGRAMS_A_PROCESSOR, LEAST_TILES = 8, 8
 
 
 @triton.jit
@@ -42,13 +46,16 @@ def load_pairs(
     return b_c, b_slope, m
 
 
-@triton.jit(do_not_specialize=["first", "n_columns"])
+@triton.jit(do_not_specialize=["first", "n_columns", "n_thresholds"])
 def threshold_sums_kernel(
     p_s, p_square, p_ref_square, p_label, p_ref_label, p_own, p_threshold, p_offset, p_count, p_sum,
-    first, n_columns, KIND: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr,
+    first, n_columns, n_thresholds, KIND: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    # one anchor: fills p_count and p_sum from its offset on
+    # one anchor: fills its part of p_count and p_sum [splits, n_thresholds] over this program's columns
     i_row = tl.program_id(0)
+    left, right = share(tl.cdiv(n_columns, BN))
+    p_count += tl.program_id(1).to(tl.int64) * n_thresholds
+    p_sum += tl.program_id(1).to(tl.int64) * n_thresholds
     begin = tl.load(p_offset + first + i_row)
     end = tl.load(p_offset + first + i_row + 1)
     for i_k in range(begin, end, BK):
@@ -56,8 +63,8 @@ def threshold_sums_kernel(
         b_t = tl.load(p_threshold + o_k, mask=o_k < end, other=float("inf"))[:, None]
         b_count = tl.zeros([BK, BN], tl.int32)
         b_sum = tl.zeros([BK, BN], tl.float32)
-        for i_n in range(0, n_columns, BN):
-            o_n = i_n + tl.arange(0, BN)
+        for i_n in range(left, right):
+            o_n = i_n * BN + tl.arange(0, BN)
             b_c, _, m = load_pairs(
                 p_s, p_square, p_ref_square, p_label, p_ref_label, p_own, i_row, first, o_n, n_columns, KIND
             )
@@ -102,15 +109,16 @@ def threshold_forward(
     closeness: int,
 ) -> tuple[Tensor, Tensor]:
     """Counts and sums [T], float64."""
-    counts = torch.zeros_like(thresholds, dtype=torch.float64)
-    sums = torch.zeros_like(counts)
     others, about = _compared(rows, squares, labels, refs, ref_squares, ref_labels, own)
+    splits = _splits(rows, others)
+    counts = torch.zeros(splits, len(thresholds), dtype=torch.float64, device=rows.device)
+    sums = torch.zeros_like(counts)
     for first, products in _blocks(rows, others):
-        threshold_sums_kernel[(len(products),)](
-            products, *about, thresholds, offsets, counts, sums, first, len(others),
+        threshold_sums_kernel[(len(products), splits)](
+            products, *about, thresholds, offsets, counts, sums, first, len(others), len(thresholds),
             KIND=closeness % 4, BK=GROUP, BN=COLUMNS, num_warps=WARPS,
         )  # fmt: skip
-    return counts, sums
+    return (counts[0], sums[0]) if splits == 1 else (counts.sum(dim=0), sums.sum(dim=0))
 
 
 def threshold_backward(
@@ -171,9 +179,20 @@ def _compared(
     )
 
 
+def _splits(rows: Tensor, others: Tensor) -> int:
+    """Programs that share the columns of an anchor: the more candidates, the fewer anchors are in a block."""
+    wanted = PROGRAMS_A_PROCESSOR * configs.processors(rows) // max(1, _height(rows, others))
+    return max(1, min(wanted, triton.cdiv(len(others), LEAST_TILES * COLUMNS)))
+
+
+def _height(rows: Tensor, others: Tensor) -> int:
+    """Anchors of a block."""
+    return min(len(rows), max(16, BLOCK_ELEMENTS // max(1, len(others))))
+
+
 def _blocks(rows: Tensor, others: Tensor) -> Iterator[tuple[int, Tensor]]:
     """First anchor and inner products [B, M] of every block; the same memory each time."""
-    height = min(len(rows), max(16, BLOCK_ELEMENTS // max(1, len(others))))
+    height = _height(rows, others)
     if height == 0 or len(others) == 0:
         return
     block = rows.new_empty(height, len(others))

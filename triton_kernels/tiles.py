@@ -13,6 +13,13 @@ import triton.language as tl
 # those of columns and rows, as devices do not; in float64 both are as good as exact.
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 
+# One number a row, often part of a longer tensor: where it begins, and so how it is aligned, depends on the
+# number of rows. No kernel is to be compiled anew for that.
+NUMBERS_OF_ROWS = [
+    "p_label", "p_other", "p_own", "p_order", "p_span", "p_start", "p_end", "p_given", "p_norm", "p_square",
+    "p_x_square", "p_r_square",
+]  # fmt: skip
+
 
 @triton.jit
 def product(b_left, b_right, b_acc, PRECISION: tl.constexpr):

@@ -8,14 +8,14 @@ import triton.language as tl
 from torch import Tensor
 
 from fastdml.triton_kernels import configs
-from fastdml.triton_kernels.tiles import stored
+from fastdml.triton_kernels.tiles import NUMBERS_OF_ROWS, stored
 
 # Rows of a program that only moves a few numbers of each.
 GATHERED_ROWS = 256
 SMALLEST_NORM = tl.constexpr(1e-12)  # as torch.nn.functional.normalize
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"], do_not_specialize_on_alignment=NUMBERS_OF_ROWS)
 def unit_rows_kernel(
     p_x, p_order, p_unit, p_norm, n_rows, stride_row, stride_column,
     D: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
@@ -42,7 +42,7 @@ def unit_rows_kernel(
         tl.store(p_unit + o_m[:, None] * D + o_k[None, :], b_unit, mask=m)
 
 
-@triton.jit(do_not_specialize=["n_rows", "stride"])
+@triton.jit(do_not_specialize=["n_rows", "stride"], do_not_specialize_on_alignment=NUMBERS_OF_ROWS)
 def sorted_gradients_kernel(p_grad, p_order, p_norm, p_longest, p_out, n_rows, stride, BM: tl.constexpr):
     # p_out [3, n_rows], of the sorted rows; p_grad in the input's order, its rows `stride` apart. NaN where a
     # row is not finite, and everywhere where a candidate is not
@@ -55,7 +55,7 @@ def sorted_gradients_kernel(p_grad, p_order, p_norm, p_longest, p_out, n_rows, s
         tl.store(p_out + i * tl.cast(n_rows, tl.int64) + o_m, b_grad + b_poison, mask=m_m)
 
 
-@triton.jit(do_not_specialize=["n_rows", "n_parts"])
+@triton.jit(do_not_specialize=["n_rows", "n_parts"], do_not_specialize_on_alignment=NUMBERS_OF_ROWS)
 def row_gradients_kernel(
     p_grad, p_unit, p_norm, p_order, p_unscale, p_out, n_rows, n_parts,
     D: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
@@ -93,7 +93,7 @@ def row_gradients_kernel(
         tl.store(p_out + b_order[:, None] * D + o_k[None, :], b_out, mask=m)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"], do_not_specialize_on_alignment=NUMBERS_OF_ROWS)
 def squared_lengths_kernel(p_unit, p_square, n_rows, D: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr):
     # p_square[k] = |p_unit[k]|^2: of 16 bits, unit rows are not quite of length 1
     o_m = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)

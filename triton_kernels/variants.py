@@ -60,7 +60,9 @@ TARGETS = {
 SHARED_MEMORY = {"sm_80": 166912, "sm_90": 232448, "sm_100": 232448, "sm_120": 101376, "gfx942": 65536}
 NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 # Strides of rows of numbers that are neighbours, as torch allocates them.
-STRIDES = ("stride_row", "stride_centre", "stride_depth", "stride_out_centre", "stride_out_depth")
+STRIDES = (
+    "stride_row", "stride_centre", "stride_depth", "stride_out_centre", "stride_out_depth", "stride_weight",
+)  # fmt: skip
 MINED = Selection(relative=True, negative=0.1, positive=0.1)
 
 
@@ -111,13 +113,12 @@ def pair_variants(
     labels = {"p_label": "*i64", "p_other": "*i64", "p_order": "*i64", "p_span": "*i32"}
     labels |= dict.fromkeys(("n_rows", "n_others", "stride"), "i32")
     counted = {"BM": COUNTED_TILE, "BN": COUNTED_COLUMNS}
-    for name, own in (("self", {"p_own": None}), ("anchors", {})):
-        given = {} if own else {"p_own": "*i64"}
+    for name, own in (("self", None), ("anchors", "*i64"), ("candidates", None)):
         yield Variant(
             f"label_order[{name}]",
             label_order_kernel,
-            labels | given,
-            counted | own | {"SELF": bool(own)},
+            labels if own is None else labels | {"p_own": own},
+            counted | {"SELF": name == "self"} | ({"p_own": None} if own is None else {}),
             {"num_warps": COUNTED_WARPS},
         )
     yield Variant(
@@ -191,27 +192,32 @@ def pair_variants(
                 owner.options(),
             )
         return
-    places = {"i_row0": "i32", "i_column0": "i32", "n_block_rows": "i32", "n_block_columns": "i32"}
+    places = dict.fromkeys(("i_row0", "i_column0", "n_block_rows", "n_block_columns", "stride_weight"), "i32")
     for name, own in (("self", True), ("anchors", False)):
         tile = configs.block_tile(arch, dtype, width, precision, call.light, own)
         yield Variant(
             f"pair_weights[{name}]",
             pair_weights_kernel,
             pairs | {"p_weight": matrix} | places,
-            call.weights() | {"SELF": own, "LD": 4096} | product(tile, "BK"),
+            call.weights() | {"SELF": own} | product(tile, "BK"),
             tile.options(),
         )
 
 
-def threshold_variants(closeness: Closeness) -> Iterator[Variant]:
-    """The kernels of the threshold statistics, for anchors that are candidates too."""
+def threshold_variants(closeness: Closeness, own: bool = True) -> Iterator[Variant]:
+    """The kernels of the threshold statistics; ``own``: it is told which candidates are anchors."""
     squares = {"p_square": "*fp32", "p_ref_square": "*fp32"}
     given = squares | {
-        "p_s": "*fp32", "p_label": "*i64", "p_ref_label": "*i64", "p_own": "*i64", "p_threshold": "*fp32",
-        "p_offset": "*i64", "first": "i32", "n_columns": "i32",
+        "p_s": "*fp32", "p_label": "*i64", "p_ref_label": "*i64", "p_threshold": "*fp32", "p_offset": "*i64",
+        "first": "i32", "n_columns": "i32",
     }  # fmt: skip
-    constants, options = {"KIND": closeness.code % 4, "BN": COLUMNS}, {"num_warps": WARPS}
-    sums = {"p_count": "*fp64", "p_sum": "*fp64"}
+    constants: dict[str, Any] = {"KIND": closeness.code % 4, "BN": COLUMNS}
+    if own:
+        given |= {"p_own": "*i64"}
+    else:
+        constants |= {"p_own": None}
+    options = {"num_warps": WARPS}
+    sums = {"p_count": "*fp64", "p_sum": "*fp64", "n_thresholds": "i32"}
     yield Variant("threshold_sums", threshold_sums_kernel, given | sums, constants | {"BK": GROUP}, options)
     grad = {"p_grad": "*fp32"}
     yield Variant("threshold_weights", threshold_weights_kernel, given | grad, constants, options)
@@ -278,7 +284,7 @@ def proxy_variants(
         tile.options(),
     )  # fmt: skip
     tile = configs.PROXY_WEIGHTS
-    counts = dict.fromkeys(("n_rows", "n_block_rows", "n_classes", "row0", "first"), "i32")
+    counts = dict.fromkeys(("n_rows", "n_block_rows", "n_classes", "stride_row", "row0", "first"), "i32")
     yield Variant(
         "proxy_weights",
         proxy_weights_kernel,
@@ -308,6 +314,17 @@ def proxy_variants(
     )
 
 
+def alignment(variant: Variant) -> dict[tuple[int], list[list[Any]]]:
+    """Which arguments are multiples of 16, by place: torch aligns what it allocates, and launches see it."""
+    return {
+        (parameter.num,): [["tt.divisibility", 16]]
+        for parameter in variant.kernel.params
+        if (kind := variant.arguments.get(parameter.name)) is not None
+        and not parameter.do_not_specialize_on_alignment
+        and (parameter.name in STRIDES or str(kind).startswith("*"))
+    }
+
+
 def compile_variant(variant: Variant, arch: str) -> Resources:
     """Compiles for ``arch``, which needs no device of it.
 
@@ -320,13 +337,7 @@ def compile_variant(variant: Variant, arch: str) -> Resources:
     given = variant.arguments
     constants = {(kernel.arg_names.index(name),): value for name, value in variant.constants.items()}
     signature = {name: given.get(name, "constexpr") for name in kernel.arg_names}
-    # torch aligns what it allocates, and the launchers specialise on that
-    aligned = {
-        (i,): [["tt.divisibility", 16]]
-        for i, name in enumerate(kernel.arg_names)
-        if name in given and (name in STRIDES or str(given[name]).startswith("*"))
-    }
-    source = ASTSource(kernel, signature, constants, aligned)
+    source = ASTSource(kernel, signature, constants, alignment(variant))
     compiled = triton.compile(source, target=TARGETS[arch], options=variant.options)
     if arch.startswith("gfx"):
         return _resources_of_amdgcn(compiled.asm["amdgcn"], compiled.metadata.shared)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import os
 import re
@@ -61,7 +62,7 @@ def load() -> None:
     for module, names in _OPERATORS.items():
         kernels = importlib.import_module(f"fastdml.triton_kernels.{module}")
         for name in names:
-            run = _on_device_of_first(getattr(kernels, name))
+            run = on_device_of_first(getattr(kernels, name))
             for key in ("CUDA", "CPU"):
                 library.impl(f"{name}_triton", run, key)
     _library = library
@@ -70,9 +71,11 @@ def load() -> None:
 _library: torch.library.Library | None = None
 
 
-def _on_device_of_first(function: Any) -> Any:
+@functools.cache
+def on_device_of_first(function: Any) -> Any:
     """Runs on the device of the first argument: Triton launches on the current one."""
 
+    @functools.wraps(function)
     def run(tensor: Tensor, *args: Any) -> Any:
         with torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext():
             return function(tensor, *args)

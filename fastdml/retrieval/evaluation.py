@@ -43,7 +43,8 @@ def evaluate(
             out, neither positive nor negative.
         normalise: compare by cosine (the default) or by the plain inner product.
         tie_tolerance: similarities nearer than this times ``|query| max |gallery row|`` are a tie. None: four
-            units in the last place, the rounding of the product itself. 0: only bitwise equal ones.
+            units in the last place, beyond 32 dimensions times ``sqrt(D / 32)``: the rounding of the product
+            itself. 0: only bitwise equal ones.
         clusters: also NMI and AMI of a k-means of the queries with as many clusters as classes, for which
             faiss and scikit-learn must be installed.
         seed: of k-means.

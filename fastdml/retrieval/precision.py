@@ -11,10 +11,14 @@ import torch
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """No TF32, no other reduced fp32 products, no autocast and no gradients inside the block."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    # Set where the settings end up: their older readers raise once a caller has used the newer ones.
+    products = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+    before = [each.fp32_precision for each in products]
     try:
+        for each in products:
+            each.fp32_precision = "ieee"
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        for each, precision in zip(products, before, strict=True):
+            each.fp32_precision = precision

@@ -49,4 +49,4 @@ def counting_kernel(device: torch.device) -> tuple[Callable[..., None], int] | N
     if not runs or reason_against("triton") is not None:
         return None
     kernels = importlib.import_module("fastdml.triton_kernels.ranks")
-    return kernels.count_reached, kernels.MOST_THRESHOLDS
+    return triton.on_device_of_first(kernels.count_reached), kernels.MOST_THRESHOLDS

@@ -103,15 +103,41 @@ def test_a_tie_up_to_rounding_goes_against_the_query_unless_told_otherwise(count
     assert evaluate(x, labels, normalise=False, tie_tolerance=0).first_hit_rank[0] == 1
 
 
-@pytest.mark.parametrize("width", [3, 64, 100])
-@pytest.mark.parametrize("value", [0.0, 0.37])
+@pytest.mark.parametrize("width", [3, 64, 100, 512])
+@pytest.mark.parametrize("value", [0.0, 0.37, None])
 def test_a_collapsed_model_gets_the_worst_ranks(counting, width, value):
-    x, labels = torch.full((600, width), value), torch.arange(600) % 20
+    row = unit_rows(1, width, seed=15).float() if value is None else torch.full((1, width), value)
+    x, labels = row.repeat(600, 1), torch.arange(600) % 20
     result = evaluate(x, labels, ks=(1, 570, 571))
     assert torch.equal(result.first_hit_rank, torch.full((600,), 1 + 570))
     assert result.recall == {1: 0.0, 570: 0.0, 571: 1.0}
     assert (result.r_precision, result.map_at_r) == (0.0, 0.0)
     assert result.positive_ranks([5])[0].tolist() == list(range(571, 600))
+
+
+def test_ties_of_many_dimensions_are_wider():
+    """A sum of more terms rounds more: eight units are a tie at 512 dimensions, and none at 32."""
+    near, far = torch.tensor([[1.0, 0.0]]), torch.tensor([[1 - 8 * 2.0**-23, 0.0]])
+    x, labels = torch.cat([near, far, near]), torch.tensor([0, 1, 0])
+    for width, rank in ((32, 1), (512, 2)):
+        padded = torch.nn.functional.pad(x, (0, width - 2))
+        assert evaluate(padded, labels, normalise=False).first_hit_rank[0] == rank
+
+
+@pytest.mark.parametrize("of", [torch.backends, torch.backends.cuda.matmul, torch.backends.mkldnn.matmul])
+def test_callers_settings_of_products_are_left_as_they_were(counting, of):
+    """Settings of either kind: torch's older readers raise once the newer ones were used."""
+    x, labels = unit_rows(60, 8, seed=16), torch.arange(60) // 4
+    expected = evaluate(x, labels).recall
+    kinds = (torch.backends, torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    before = [each.fp32_precision for each in kinds]
+    try:
+        of.fp32_precision = "tf32"
+        assert evaluate(x, labels).recall == expected
+        assert of.fp32_precision == "tf32"
+    finally:
+        for each, precision in zip(kinds, before, strict=True):
+            each.fp32_precision = precision
 
 
 def test_duplicates_across_classes_tie_wherever_they_stand(counting):

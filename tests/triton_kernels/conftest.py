@@ -15,12 +15,12 @@ DEVICE = "cpu" if INTERPRETED else "cuda"
 if INTERPRETED:
     from quick_interpreter import exchanged_once_a_launch
 
-    collect_ignore_glob = ["*_ahead_of_time.py", "test_under_interpreter.py"]
+    collect_ignore_glob = ["*_ahead_of_time.py", "test_launches.py", "test_under_interpreter.py"]
     kernels = pytest.fixture(scope="session", autouse=True)(exchanged_once_a_launch)
 elif torch.cuda.is_available():
     from on_device import kernels_on_device
 
-    collect_ignore_glob = ["test_under_interpreter.py"]
+    collect_ignore_glob = ["test_launches.py", "test_under_interpreter.py"]
     kernels = pytest.fixture(scope="package", autouse=True)(kernels_on_device)
 else:
     collect_ignore_glob = ["*_interpreted.py"]

@@ -57,7 +57,7 @@ def keys() -> Iterator[Key]:
     ) -> Iterator[Key]:
         return (Key(arch, dtype, width, name, precision) for name in names)
 
-    yield from group("sm_90", HALF, 64, (ROWS[0], "label_order[anchors]"))
+    yield from group("sm_90", HALF, 64, (ROWS[0], "label_order[anchors]", "label_order[candidates]"))
     yield from group("sm_90", HALF, 128, UNITS + FORWARD + ROWS)
     yield from group("sm_90", torch.float16, 128, ("row_gradients", *FORWARD))
     yield from group("sm_90", HALF, 256, FORWARD + ROWS)

@@ -12,7 +12,7 @@ import fastdml
 from fastdml.engines.thresholds import threshold_sums
 from fastdml.engines.triplets import triplet_losses
 from fastdml.rules import Closeness
-from fastdml.triton_kernels import thresholds
+from fastdml.triton_kernels import configs, thresholds
 from pair_batches import Batch, assert_as_accurate, make_batch
 
 CLOSENESS = {
@@ -31,6 +31,15 @@ pytestmark = pytest.mark.usefixtures("poisoned_memory")
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks of anchors, the last of them ragged."""
     monkeypatch.setattr(thresholds, "BLOCK_ELEMENTS", 2200)
+
+
+@pytest.fixture(params=["one program an anchor", "several"])
+def shared(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The columns of an anchor, as on a device that few anchors would not fill."""
+    if request.param == "several":
+        monkeypatch.setattr(thresholds, "COLUMNS", 16)
+        monkeypatch.setattr(thresholds, "LEAST_TILES", 1)
+        monkeypatch.setattr(configs, "processors", lambda tensor: 132)
 
 
 def sums_and_gradients(
@@ -63,6 +72,7 @@ def sums_and_gradients(
         ("random", "squared"),
     ],
 )
+@pytest.mark.usefixtures("shared")
 def test_equals_the_dense_form(name: str, kind: str) -> None:
     closeness = CLOSENESS[kind]
     batch = make_batch(name).to(torch.float32)
