@@ -12,7 +12,7 @@ import torch
 from bench import machine
 from bench.ceilings import cpu_ceilings, cuda_ceilings
 from bench.contests import find_contestants, find_wrong
-from bench.interleaved import TINY, Protocol
+from bench.interleaved import SHORT, TINY, Protocol
 from bench.report import summary
 from bench.results import FOLDER
 from bench.sweep import Sweep
@@ -98,7 +98,7 @@ def _sweep(config: pytest.Config, contest: str) -> Sweep:
         find_contestants(contest, device),
         find_wrong(contest, device),
         cpu_ceilings(256 if tiny else 2048) if device == "cpu" else cuda_ceilings(),
-        TINY if tiny else Protocol(),
+        TINY if tiny else SHORT if device == "cuda" else Protocol(),
         None if tiny else path,
         quick=None if config.getoption("--bench-full") or device == "cuda" else QUICK,
     )

@@ -17,14 +17,17 @@ from unittest import mock
 from torch import Tensor
 
 import fastdml
-from bench.gpu.timings import SHORT, Timings
-from bench.interleaved import TINY
+from bench.gpu.timings import Timings
+from bench.interleaved import SHORT, TINY
+from bench.memory import take_step
 from bench.turns import Clocked, TrainingTurn
 from bench.workload import Workload
 from fastdml.triton_kernels import configs
 from fastdml.triton_kernels.configs import Tile
 
 HOPPER = ("sm_90", "half")
+FEW = 128
+"""Samples, and classes, of a batch that only compiles: the kernels are the same for any number."""
 Constants = Mapping[str, Any]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -50,6 +53,12 @@ class ChosenTurn(TrainingTurn):
     def step(self) -> Clocked:
         with in_place(self.constants):
             return super().step()
+
+
+def try_once(loss: Loss, work: Workload, constants: Constants) -> None:
+    """A step of Triton's kernels with these constants, which compiles what a comparison would wait for."""
+    with in_place(constants), fastdml.use_backend("triton"):
+        take_step(loss, *work.make())
 
 
 class Comparison:

@@ -151,11 +151,17 @@ def run_ranks(work: Workload, backend: str) -> None:
         raise ArithmeticError(f"the ranks of {work} on {backend} are not those of plain PyTorch")
 
 
-def run_small(device: str, backend: str, dtypes: Sequence[str], engines: Sequence[str] = ENGINES) -> None:
-    """All small batches; the first of every dtype with all kinds of terms, pools and layouts of centres."""
+def run_small(
+    device: str,
+    backend: str,
+    dtypes: Sequence[str],
+    engines: Sequence[str] = ENGINES,
+    numbers: Sequence[int] | None = None,
+) -> None:
+    """Small batches, all or some by number; the first with all terms, pools and layouts of centres."""
     for dtype in dtypes:
-        for number, (samples, width) in enumerate(BATCHES):
-            work = Workload(samples, width, dtype, device)
+        for number in range(len(BATCHES)) if numbers is None else numbers:
+            work = Workload(*BATCHES[number], dtype, device)
             if "pair" in engines:
                 losses = MINED_AND_FAR if number else FAMILIES
                 run_step(work, backend, losses=losses)

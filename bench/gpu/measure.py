@@ -17,8 +17,7 @@ import torch
 from bench.ceilings import cpu_ceilings, cuda_ceilings
 from bench.contests import find_contestants, find_wrong
 from bench.gpu.graphs import graph_times
-from bench.gpu.timings import SHORT
-from bench.interleaved import TINY
+from bench.interleaved import SHORT, TINY
 from bench.report import summary
 from bench.results import Results, write_whole
 from bench.sweep import Sweep
@@ -27,6 +26,8 @@ from bench.workload import Workload
 CONTEST = "pair_multi_similarity"
 SIZES = tuple(1 << power for power in range(6, 21))
 WIDTHS = (512, 128)
+HEADLINE = ((512, 128), (65536, 512), (1 << 20, 512))
+"""N and D of a first look."""
 GRAPHED = 8192
 """The largest N that is also timed as a CUDA graph: beyond, launching costs nothing beside the work."""
 
@@ -58,6 +59,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtypes", default="bfloat16", help="such as bfloat16,float32")
     parser.add_argument("--widths", default=",".join(map(str, WIDTHS)), help="D")
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="N")
+    parser.add_argument("--headline", action="store_true", help=f"N, D of {HEADLINE} alone")
     parser.add_argument("--providers", default="", help="default: all")
     parser.add_argument(
         "--seconds", type=float, default=480, help="start no size that would end later than this"
@@ -94,17 +96,11 @@ def _make_sweep(options: argparse.Namespace) -> Sweep:
 def _works(options: argparse.Namespace, dtypes: Sequence[str]) -> list[Workload]:
     if options.tiny:
         return [Workload(samples, 16, "float32", options.device) for samples in (32, 64)]
-    widths, sizes = (
-        sorted({int(word) for word in text.split(",")}) for text in (options.widths, options.sizes)
-    )
-    # In the order given, for what comes first is sure to be measured.
-    widths = [int(word) for word in options.widths.split(",") if int(word) in widths]
-    return [
-        Workload(samples, width, dtype, options.device)
-        for dtype in dtypes
-        for width in widths
-        for samples in sizes
-    ]
+    # Widths in the order given, for what comes first is sure to be measured.
+    widths = [int(word) for word in options.widths.split(",")]
+    sizes = sorted({int(word) for word in options.sizes.split(",")})
+    pairs = HEADLINE if options.headline else [(samples, width) for width in widths for samples in sizes]
+    return [Workload(samples, width, dtype, options.device) for dtype in dtypes for samples, width in pairs]
 
 
 def _measure(sweep: Sweep, work: Workload, names: Sequence[str], device: str) -> None:

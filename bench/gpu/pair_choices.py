@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from bench.gpu.choices import Comparison, Constants, tiles
+from bench.gpu.choices import FEW, Comparison, Constants, tiles, try_once
+from bench.gpu.side_by_side import Task
 from bench.workload import Workload
 from fastdml.losses import MultiSimilarityLoss
 from fastdml.triton_kernels import configs
@@ -77,6 +78,16 @@ CHOICES: Mapping[int, Mapping[str, Constants]] = {
 """By the width of the embeddings: what is put in place of the shipped constants."""
 SIZES = ((512, 128), (2048, 128), (16384, 512), (16384, 128), (16384, 256), (512, 512), (65536, 512))
 """N and D, in the order of what they decide."""
+
+
+def trials(device: str) -> list[Task]:
+    """A step of each choice, for another process."""
+    return [Task(_try, (device, width, name)) for width, choices in CHOICES.items() for name in choices]
+
+
+def _try(device: str, width: int, name: str) -> None:
+    work = Workload(FEW, width, "bfloat16", device)
+    try_once(MultiSimilarityLoss(epsilon=0.1), work, CHOICES[width][name])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

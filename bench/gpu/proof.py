@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from bench import machine
+from bench.gpu.side_by_side import Task, side_by_side
 from bench.interleaved import status_of
 from bench.results import write_whole
 from fastdml.backends import registry
 
 ENGINES = ("pair", "proxy", "centroid")
+ALONE = ("overflow",)
+"""Checks whose cases take tens of gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -60,22 +65,62 @@ class Verdict:
     seconds: float
 
 
-def run_checks(checks: Mapping[str, Check], setting: Setting, backends: Sequence[str]) -> list[Verdict]:
-    """Runs every case of every check on every backend; a failure stops nothing, and is printed."""
-    verdicts = []
-    for backend in backends:
+def run_checks(
+    checks: Mapping[str, Check],
+    setting: Setting,
+    backends: Sequence[str],
+    jobs: int = 1,
+    deadline: float = math.inf,
+) -> list[Verdict]:
+    """Runs every case of every check on every backend; a failure stops nothing, and is printed.
+
+    Args:
+        checks: by name; those in ``ALONE`` are run last, with the device to themselves.
+        jobs: processes that share the others.
+        deadline: by ``time.monotonic()``; a case that was not begun by then is "not run".
+    """
+    verdicts: list[Verdict] = []
+    shared: list[Case] = []
+    alone: list[Case] = []
+    for backend, name in itertools.product(backends, checks):
         why = registry.reason_against(backend)
-        for name, check in checks.items():
-            if why is not None:
-                verdicts.append(_say(Verdict(name, backend, "", "absent", why, 0.0)))
-                continue
-            verdicts += [
-                _say(_run_case(name, backend, case, action)) for case, action in check(setting, backend)
-            ]
-    return verdicts
+        if why is not None:
+            verdicts.append(_say(Verdict(name, backend, "", "absent", why, 0.0)))
+            continue
+        cases = alone if name in ALONE else shared
+        cases += [
+            Case(name, backend, case, checks[name], setting) for case, _ in checks[name](setting, backend)
+        ]
+    return [*verdicts, *_run_cases(shared, jobs, deadline), *_run_cases(alone, 1, deadline)]
 
 
-def _run_case(check: str, backend: str, case: str, action: Callable[[], str]) -> Verdict:
+class Case(NamedTuple):
+    """One case of a check, such that another process can run it."""
+
+    check: str
+    backend: str
+    name: str
+    function: Check
+    setting: Setting
+
+
+def _run_cases(cases: Sequence[Case], jobs: int, deadline: float) -> list[Verdict]:
+    """In the order of the cases, whichever ends first."""
+    found = {}
+    for number, verdict, error in side_by_side([Task(run_case, (case,)) for case in cases], jobs, deadline):
+        if error is not None:  # of the process, not of the case
+            verdict = _verdict(cases[number], "FAILED", status_of(error))
+        found[number] = _say(verdict)
+    return [found.get(at) or _verdict(case, "not run", "no time left") for at, case in enumerate(cases)]
+
+
+def _verdict(case: Case, status: str, detail: str, seconds: float = 0.0) -> Verdict:
+    return Verdict(case.check, case.backend, case.name, status, detail, round(seconds, 3))
+
+
+def run_case(case: Case) -> Verdict:
+    """Runs it; a failure is a verdict."""
+    action = dict(case.function(case.setting, case.backend))[case.name]
     begun = time.perf_counter()
     try:
         status, detail = "passed", action()
@@ -87,7 +132,7 @@ def _run_case(check: str, backend: str, case: str, action: Callable[[], str]) ->
         status, detail = "FAILED", str(error)
     except Exception as error:
         status, detail = "FAILED", status_of(error)
-    return Verdict(check, backend, case, status, detail, round(time.perf_counter() - begun, 3))
+    return _verdict(case, status, detail, time.perf_counter() - begun)
 
 
 def _say(verdict: Verdict) -> Verdict:

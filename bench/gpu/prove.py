@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--tiny", action="store_true", help="small sizes, to see that the checks themselves run"
     )
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share the cases")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin no case after so long")
     parser.add_argument("--out", type=Path, help="write the proof here, as JSON")
     options = parser.parse_args(arguments)
     names = options.checks.split(",")
@@ -58,13 +62,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--checks must be among {', '.join(NAMES)}, got {', '.join(unknown)}")
     backends = options.backends or ("triton,cuda" if options.device == "cuda" else "cpu")
     setting = Setting(options.device, options.engine, options.tiny)
-    verdicts = run_checks(find_checks(names, options.engine), setting, backends.split(","))
+    deadline = time.monotonic() + options.seconds
+    checks = find_checks(names, options.engine)
+    verdicts = run_checks(checks, setting, backends.split(","), options.jobs, deadline)
     counted = Counter(verdict.status for verdict in verdicts)
     print(", ".join(f"{count} {status}" for status, count in sorted(counted.items())))
     if options.out is not None:
         save(verdicts, options.device, options.out)
-    # A backend that cannot run at all proves nothing.
-    return 1 if counted["FAILED"] or counted["absent"] else 0
+    # A backend that cannot run at all proves nothing, nor does what was not run.
+    return 1 if counted["FAILED"] or counted["absent"] or counted["not run"] else 0
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from bench.gpu.choices import Comparison, Constants, tiles
+from bench.gpu.choices import FEW, Comparison, Constants, tiles, try_once
+from bench.gpu.side_by_side import Task
 from bench.proxy_peers import CENTRES, CLASSES_ON_CUDA, WithCentres
 from bench.workload import Workload
 from fastdml.losses import ArcFaceLoss, SoftTripleLoss
@@ -63,6 +64,22 @@ CHOICES: Mapping[str, tuple[Callable[..., Any], Mapping[str, Constants]]] = {
 }
 """By loss: what makes it, and what is put in place of the shipped constants."""
 SIZES = ((256, 64), (1024, 512), (4096, 512))
+
+
+def trials(device: str) -> list[Task]:
+    """A step of each choice, for another process."""
+    widths = dict.fromkeys(width for _, width in SIZES)
+    return [
+        Task(_try, (device, width, loss, name))
+        for loss, (_, choices) in CHOICES.items()
+        for name in choices
+        for width in widths
+    ]
+
+
+def _try(device: str, width: int, loss: str, name: str) -> None:
+    make, choices = CHOICES[loss]
+    try_once(WithCentres(make, FEW), Workload(FEW, width, "bfloat16", device), choices[name])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 import fastdml
-from bench.gpu.timings import SHORT, Timings
-from bench.interleaved import TINY
+from bench.gpu.timings import Timings
+from bench.interleaved import SHORT, TINY
 from bench.peers import Contestant, Function, check_agreement, disagreements
 from bench.proxy_peers import CENTRES, DenseSoftTriple, WithCentres
 from bench.turns import TrainingTurn

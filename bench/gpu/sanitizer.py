@@ -1,19 +1,21 @@
 """Runs compute-sanitizer over every kernel and tells errors in our kernels from errors in others'.
 
-``python -m bench.gpu.sanitizer --engine proxy --tools memcheck --backends triton --log log.txt``
+``python -m bench.gpu.sanitizer --engines proxy --tools memcheck --backends triton --log log.txt``
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.gpu.kernels import own_kernels
 from bench.gpu.proof import ENGINES, Verdict, save
@@ -56,52 +58,68 @@ def read_log(text: str, kernels: set[str]) -> Found:
     return Found(max(totals) if totals else None, tuple(sorted(named)))
 
 
-def watch(tool: str, backend: str, engine: str, dtypes: str, timeout: float) -> tuple[Found, str]:
-    """Runs one tool over one backend's kernels of an engine, and returns what it found and its log."""
-    command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", sys.executable]
-    command += ["-m", "bench.gpu.kernels", "--backend", backend, "--engine", engine, "--dtypes", dtypes]
-    # With torch's cache of memory one allocation borders on the next, and no access is out of bounds.
-    environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    try:
+class Watch(NamedTuple):
+    """One tool over one backend's kernels of an engine."""
+
+    engine: str
+    backend: str
+    tool: str
+
+    def run(self, dtypes: str, deadline: float) -> tuple[Found, str]:
+        """What it found, and its log; what is not through by the deadline is stopped."""
+        command = ["compute-sanitizer", "--tool", self.tool, "--error-exitcode", "9", sys.executable]
+        command += ["-m", "bench.gpu.kernels", "--backend", self.backend, "--engine", self.engine]
+        # With torch's cache of memory one allocation borders on the next, and no access is out of bounds.
+        environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "OMP_NUM_THREADS": "1"}
+        seconds = max(1, int(deadline - time.monotonic()))
         done = subprocess.run(
-            command,
+            # which ends the watched program too
+            ["timeout", "-k", "5", str(seconds), *command, "--dtypes", dtypes],
             cwd=ROOT,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=timeout,
             check=False,
         )
-        log = done.stdout
-    except FileNotFoundError:
-        log = "compute-sanitizer is not installed"
-    except subprocess.TimeoutExpired as error:
-        log = f"{(error.stdout or b'').decode(errors='replace')}\nstopped after {timeout:.0f} s"
-    return read_log(log, own_kernels(backend)), f"$ {' '.join(command[:5])} {backend} {engine}\n{log}\n"
+        log = done.stdout + (f"\nstopped after {seconds} s" if done.returncode in (124, 137) else "")
+        log = f"$ {' '.join(command[:5])} {self.backend} {self.engine}\n{log}\n"
+        return read_log(log, own_kernels(self.backend)), log
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs all; 0 where our kernels are clean."""
+    """Runs all, several at a time; 0 where our kernels are clean."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu.sanitizer", description=__doc__)
     parser.add_argument("--tools", default=",".join(TOOLS))
     parser.add_argument("--backends", default="triton,cuda")
-    parser.add_argument("--engine", choices=ENGINES, required=True)
+    parser.add_argument("--engines", default=",".join(ENGINES))
     parser.add_argument("--dtypes", default="float32,bfloat16")
-    parser.add_argument("--timeout", type=float, default=240, help="seconds for each")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--seconds", type=float, default=600, help="for all of them")
     parser.add_argument("--log", type=Path, help="write the logs here")
     parser.add_argument("--out", type=Path, help="write the verdicts here, as JSON")
     options = parser.parse_args(arguments)
+    deadline = time.monotonic() + options.seconds
+    tools, backends, engines = (
+        text.split(",") for text in (options.tools, options.backends, options.engines)
+    )
+    # tools first, so that what a cut-off run has seen is all kernels with the first of them
+    watches = [Watch(engine, backend, tool) for tool in tools for backend in backends for engine in engines]
     verdicts, logs = [], []
-    for backend, tool in itertools.product(options.backends.split(","), options.tools.split(",")):
-        found, log = watch(tool, backend, options.engine, options.dtypes, options.timeout)
-        verdicts.append(Verdict("sanitizer", backend, tool, found.status, found.detail, 0.0))
-        print(f"{found.status:<8} {tool:<10} {backend:<9} {found.detail}", flush=True)
-        logs.append(log)
-        if options.log is not None:
-            options.log.write_text("\n".join(logs))
-        if options.out is not None:
-            save(verdicts, "cuda", options.out)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for watch, (found, log) in zip(
+            watches, pool.map(lambda one: one.run(options.dtypes, deadline), watches), strict=True
+        ):
+            verdict = Verdict(
+                "sanitizer", watch.backend, f"{watch.tool}, {watch.engine}", found.status, found.detail, 0.0
+            )
+            verdicts.append(verdict)
+            print(f"{verdict.status:<8} {verdict.case:<20} {watch.backend:<9} {verdict.detail}", flush=True)
+            logs.append(log)
+            if options.log is not None:
+                options.log.write_text("\n".join(logs))
+            if options.out is not None:
+                save(verdicts, "cuda", options.out)
     return 1 if any(verdict.status != "passed" for verdict in verdicts) else 0
 
 

@@ -13,9 +13,6 @@ from bench.results import Results, Row
 from bench.turns import Turn
 from bench.workload import DESCRIPTION, Workload
 
-SHORT = Protocol(most_rounds=15, seconds=0.3, slow=1.5, turn=0.005)
-"""Short rounds: device time is dear, and events are steadier than a host clock."""
-
 
 class Timings:
     """Times of forward and backward.

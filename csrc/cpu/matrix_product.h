@@ -18,8 +18,8 @@ public:
   Matrix(const T *data, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride = 1) {
     const int64_t sizes[2] = {rows, columns}, strides[2] = {row_stride, column_stride};
     const int32_t dtype = std::is_same_v<T, double> ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_tensor_from_blob(
-        const_cast<T *>(data), 2, sizes, strides, 0, dtype, aoti_torch_device_type_cpu(), 0, &handle_));
+    FASTDML_CHECK_TORCH(aoti_torch_create_tensor_from_blob(const_cast<T *>(data), 2, sizes, strides, 0, dtype,
+                                                           aoti_torch_device_type_cpu(), 0, &handle_));
   }
   ~Matrix() { aoti_torch_delete_tensor_object(handle_); }
   Matrix(const Matrix &) = delete;
@@ -33,12 +33,12 @@ private:
 
 // out = a b
 inline void product(const Matrix &out, const Matrix &a, const Matrix &b) {
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(out.get(), a.get(), b.get()));
+  FASTDML_CHECK_TORCH(aoti_torch_cpu_mm_out(out.get(), a.get(), b.get()));
 }
 
 // out += a b
 inline void add_product(const Matrix &out, const Matrix &a, const Matrix &b) {
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), 1.0, 1.0));
+  FASTDML_CHECK_TORCH(aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), 1.0, 1.0));
 }
 
 } // namespace fastdml

@@ -32,7 +32,7 @@ public:
 
   T *of_this_thread() {
     uint32_t thread = 0;
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_get_thread_idx(&thread));
+    FASTDML_CHECK_TORCH(torch_get_thread_idx(&thread));
     return memory_.get() + thread * elements_;
   }
 

@@ -144,7 +144,7 @@ public:
 private:
   Memory memory_of_this_thread() const {
     uint32_t thread = 0;
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_get_thread_idx(&thread));
+    FASTDML_CHECK_TORCH(torch_get_thread_idx(&thread));
     const int64_t centres = tile_classes_ * problem_.per_class;
     T *s = memory_.get() + thread * worker_elements_, *pooled = s + centres * block_samples_,
       *scratch = pooled + tile_classes_ * block_samples_;

@@ -96,7 +96,7 @@ private:
 
   T *worker_memory() {
     uint32_t thread = 0;
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_get_thread_idx(&thread));
+    FASTDML_CHECK_TORCH(torch_get_thread_idx(&thread));
     return memory_.get() + thread * worker_elements;
   }
 

@@ -112,7 +112,7 @@ private:
       const std::vector<BlockPair> pairs = rounds.pairs(round);
       torch::stable::parallel_for(0, static_cast<int64_t>(pairs.size()), 1, [&](int64_t begin, int64_t end) {
         uint32_t thread = 0;
-        STABLE_TORCH_ERROR_CODE_CHECK(torch_get_thread_idx(&thread));
+        FASTDML_CHECK_TORCH(torch_get_thread_idx(&thread));
         T *memory = memory_.get() + thread * worker_elements_;
         for (int64_t k = begin; k < end; ++k) {
           const int64_t row = pairs[k].row * row_side_, column = pairs[k].column * column_side_;

@@ -12,6 +12,7 @@
 #include "cuda/centroid_engine.h"
 #include "cuda/centroid_lists.h"
 #include "cuda/device_scope.h"
+#include "torch_check.h"
 
 namespace fastdml::cuda {
 namespace {
@@ -117,8 +118,7 @@ struct Sorted {
     const Tensor flat = torch::stable::view(names, {names.numel()});
     std::array<StableIValue, 4> stack{from(flat), from(std::optional<bool>(true)), from(int64_t(0)),
                                       from(false)};
-    STABLE_TORCH_ERROR_CODE_CHECK(
-        torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
+    FASTDML_CHECK_TORCH(torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
     groups = torch::stable::detail::to<Tensor>(stack[0]);
     order = torch::stable::detail::to<Tensor>(stack[1]);
   }

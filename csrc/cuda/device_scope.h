@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include "cuda/stream.h"
+#include "torch_check.h"
 
 namespace fastdml::cuda {
 
@@ -13,7 +14,7 @@ class DeviceScope {
 public:
   explicit DeviceScope(const torch::stable::Tensor &tensor) : guard_(tensor.get_device_index()) {
     void *stream = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+    FASTDML_CHECK_TORCH(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
     stream_ = static_cast<Stream>(stream);
   }
 

@@ -7,6 +7,8 @@
 
 #include <array>
 
+#include "torch_check.h"
+
 namespace fastdml::cuda {
 
 // out = a b, [n, k] by [k, m]; fp16 and bf16 matrices give an fp32 product.
@@ -15,19 +17,18 @@ inline void product(const torch::stable::Tensor &out, const torch::stable::Tenso
   using torch::stable::Tensor;
   using torch::stable::detail::from;
   if (out.scalar_type() == a.scalar_type()) {
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cuda_mm_out(out.get(), a.get(), b.get()));
+    FASTDML_CHECK_TORCH(aoti_torch_cuda_mm_out(out.get(), a.get(), b.get()));
     return;
   }
   std::array<StableIValue, 4> stack{from(a), from(b), from(out.scalar_type()), from(out)};
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::mm", "dtype_out", stack.data(), TORCH_ABI_VERSION));
+  FASTDML_CHECK_TORCH(torch_call_dispatcher("aten::mm", "dtype_out", stack.data(), TORCH_ABI_VERSION));
   torch::stable::detail::to<Tensor>(stack[0]); // a second handle of `out`, released here
 }
 
 // out += a b, all of one dtype.
 inline void add_product(const torch::stable::Tensor &out, const torch::stable::Tensor &a,
                         const torch::stable::Tensor &b) {
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cuda_addmm_out(out.get(), out.get(), a.get(), b.get(), 1.0, 1.0));
+  FASTDML_CHECK_TORCH(aoti_torch_cuda_addmm_out(out.get(), out.get(), a.get(), b.get(), 1.0, 1.0));
 }
 
 } // namespace fastdml::cuda

@@ -10,6 +10,7 @@
 #include "cuda/matrix_product.h"
 #include "cuda/pair_anchors.h"
 #include "cuda/pair_rows.h"
+#include "torch_check.h"
 
 #ifndef FASTDML_CUDA_BLOCK_ROWS // tests make the blocks small
 #define FASTDML_CUDA_BLOCK_ROWS 2048
@@ -38,8 +39,7 @@ Tensor matrix(const Tensor &memory, int64_t offset, int64_t rows, int64_t column
               int64_t column_stride = 1) {
   const int64_t sizes[2] = {rows, columns}, strides[2] = {row_stride, column_stride};
   AtenTensorHandle view = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch__reinterpret_tensor(memory.get(), 2, sizes, strides, offset, &view));
+  FASTDML_CHECK_TORCH(aoti_torch__reinterpret_tensor(memory.get(), 2, sizes, strides, offset, &view));
   return Tensor(view);
 }
 

@@ -17,6 +17,7 @@
 #include "rules/hinge.h"
 #include "rules/info_nce.h"
 #include "rules/softplus.h"
+#include "torch_check.h"
 
 namespace fastdml::cuda {
 namespace {
@@ -70,8 +71,7 @@ struct Sorted {
     using torch::stable::detail::to;
     const int64_t dim = -1;
     std::array<StableIValue, 4> stack{from(labels), from(std::optional<bool>(true)), from(dim), from(false)};
-    STABLE_TORCH_ERROR_CODE_CHECK(
-        torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
+    FASTDML_CHECK_TORCH(torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
     return {to<Tensor>(stack[0]), to<Tensor>(stack[1])};
   }
 

@@ -82,7 +82,7 @@ __device__ __forceinline__ void load_negatives(const PairProblem<T> &problem, co
 #pragma unroll
   for (int v = 0; v < runs<T>; ++v) {
     const int column = column_of(v);
-    if (column < columns) {
+    if (column + run <= columns) {
       const auto pack = load<run>(row + column);
 #pragma unroll
       for (int e = 0; e < run; ++e)
@@ -90,7 +90,7 @@ __device__ __forceinline__ void load_negatives(const PairProblem<T> &problem, co
     } else {
 #pragma unroll
       for (int e = 0; e < run; ++e)
-        out[v][e] = lowest<T>();
+        out[v][e] = column + e < columns ? row[column + e] * (inverse * others.inverse[v][e]) : lowest<T>();
     }
   }
   if (problem.closeness != Closeness::inner) {

@@ -6,6 +6,7 @@ the matrix product. Blocks of similarities are made small, so that small batches
 
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
 
 import torch
@@ -69,5 +70,7 @@ def load() -> None:
     objects = tuple(step.output for step in steps)
     link = (*compiler.command, "-shared", *objects, f"-L{found.lib}", "-ltorch_cpu", "-lc10", "-o", LIBRARY)
     WORK.mkdir(parents=True, exist_ok=True)
-    extension.compile_objects([*steps, plan.Step(LIBRARY, objects, link)], WORK)
+    with (WORK / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # processes that share the tests build it once
+        extension.compile_objects([*steps, plan.Step(LIBRARY, objects, link)], WORK)
     torch.ops.load_library(str(WORK / LIBRARY))
