@@ -7,6 +7,7 @@ Those that cannot run here stay in the list and say why.
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from torch import Tensor
 
 import fastdml
 from bench import blocked, dense
+from bench.interleaved import status_of
 from bench.workload import Workload
 from fastdml.backends import registry
 from fastdml.functional import multi_similarity
@@ -127,6 +129,8 @@ class Agreement:
     loss_error: float
     gradient_error: float
     allowed: float
+    raised: str = ""
+    """What it raised instead."""
 
     @property
     def agrees(self) -> bool:
@@ -149,11 +153,16 @@ def check_agreement(
     found = {}
     for contestant in contestants:
         if contestant.absent is None:
-            loss, gradient = _value_and_gradient(contestant.make(), embeddings.detach(), labels)
+            within = ALLOWED[dtype] if allowed is None else allowed
+            try:
+                loss, gradient = _value_and_gradient(contestant.make(), embeddings.detach(), labels)
+            except Exception as error:  # the others are held against each other all the same
+                found[contestant.name] = Agreement(math.nan, math.nan, within, status_of(error))
+                continue
             found[contestant.name] = Agreement(
                 float((loss - exact).abs() / exact.abs()),
                 float((gradient - exact_gradient).norm() / exact_gradient.norm()),
-                ALLOWED[dtype] if allowed is None else allowed,
+                within,
             )
     return found
 
@@ -161,7 +170,7 @@ def check_agreement(
 def disagreements(found: dict[str, Agreement]) -> dict[str, str]:
     """The contestants that do not agree, and how far off they are."""
     return {
-        name: f"loss off by {one.loss_error:.1e}, gradient by {one.gradient_error:.1e}"
+        name: one.raised or f"loss off by {one.loss_error:.1e}, gradient by {one.gradient_error:.1e}"
         for name, one in found.items()
         if not one.agrees
     }

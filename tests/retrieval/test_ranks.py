@@ -115,6 +115,24 @@ def test_a_collapsed_model_gets_the_worst_ranks(counting, width, value):
     assert result.positive_ranks([5])[0].tolist() == list(range(571, 600))
 
 
+@pytest.mark.parametrize(("width", "units"), [(32, 4), (128, 8), (512, 16)])
+def test_ties_are_as_wide_as_the_order_of_a_sum_makes_them(width, units):
+    """A product adds its terms one by one, or in parts: in either order equal rows must be a tie."""
+    x = torch.nn.functional.normalize(unit_rows(4000, width, seed=17).float(), dim=1)
+    terms = (x * x).unflatten(1, (8, -1))
+
+    def in_turn(parts: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros(parts.shape[0])
+        for number in range(parts.shape[1]):
+            total += parts[:, number]
+        return total
+
+    one_by_one = in_turn(terms.flatten(1))
+    in_parts = in_turn(torch.stack([in_turn(terms[:, part]) for part in range(8)], dim=1))
+    apart = float((one_by_one - in_parts).abs().max()) / torch.finfo(torch.float32).eps
+    assert units / 8 < apart < units
+
+
 def test_ties_of_many_dimensions_are_wider():
     """A sum of more terms rounds more: eight units are a tie at 512 dimensions, and none at 32."""
     near, far = torch.tensor([[1.0, 0.0]]), torch.tensor([[1 - 8 * 2.0**-23, 0.0]])
