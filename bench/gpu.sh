@@ -131,10 +131,8 @@ warm() {
 
 prove() {
   local status=0
-  for engine in ${engines//,/ }; do
-    OMP_NUM_THREADS=1 run bench.gpu.prove "${tiny[@]}" --backends "$backends" --engine "$engine" --jobs "$jobs" \
-      --seconds "$(($(left) - 20))" --out "$out/gpu_proof_$engine.json" || status=1
-  done
+  OMP_NUM_THREADS=1 run bench.gpu.prove "${tiny[@]}" --backends "$backends" --engines "$engines" --jobs "$jobs" \
+    --seconds "$(($(left) - 20))" --out "$out/gpu_proof.json" || status=1
   for backend in ${backends//,/ }; do
     [ -n "${DRY:-}" ] || run bench.gpu.kernels --backend "$backend" --list || status=1
   done

@@ -28,9 +28,10 @@ def proxy_forward(
     spread_of_class = norms.new_empty(classes if spread else 0)
     compared = as_multiplied(rows.to(product).contiguous())
     sums = ProxySums(compared, labels.contiguous(), per_class, scale, gamma, precision_of(compared))
-    most = configs.proxy_chunk(width, per_class, product)
-    places = _multiple(min(most, classes), sums.tile.columns)
+    most = min(classes, configs.proxy_chunk(width, per_class, product))
+    places = _multiple(most, sums.tile.columns)
     packed = torch.empty(per_class, places, width, dtype=product, device=rows.device)
+    packed[:, most:] = 0  # multiplied with the last tile, and left out of every sum
     for first in range(0, classes, most):
         chunk = Chunk(first, min(most, classes - first), places, places, per_class)
         pack_centres(packed, stored, norms, chunk, normalised, measure=True)

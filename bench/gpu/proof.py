@@ -57,41 +57,13 @@ Check = Callable[[Setting, str], Iterator[tuple[str, Callable[[], str]]]]
 class Verdict:
     """What became of one case."""
 
+    engine: str
     check: str
     backend: str
     case: str
     status: str
     detail: str
     seconds: float
-
-
-def run_checks(
-    checks: Mapping[str, Check],
-    setting: Setting,
-    backends: Sequence[str],
-    jobs: int = 1,
-    deadline: float = math.inf,
-) -> list[Verdict]:
-    """Runs every case of every check on every backend; a failure stops nothing, and is printed.
-
-    Args:
-        checks: by name; those in ``ALONE`` are run last, with the device to themselves.
-        jobs: processes that share the others.
-        deadline: by ``time.monotonic()``; a case that was not begun by then is "not run".
-    """
-    verdicts: list[Verdict] = []
-    shared: list[Case] = []
-    alone: list[Case] = []
-    for backend, name in itertools.product(backends, checks):
-        why = registry.reason_against(backend)
-        if why is not None:
-            verdicts.append(_say(Verdict(name, backend, "", "absent", why, 0.0)))
-            continue
-        cases = alone if name in ALONE else shared
-        cases += [
-            Case(name, backend, case, checks[name], setting) for case, _ in checks[name](setting, backend)
-        ]
-    return [*verdicts, *_run_cases(shared, jobs, deadline), *_run_cases(alone, 1, deadline)]
 
 
 class Case(NamedTuple):
@@ -103,23 +75,58 @@ class Case(NamedTuple):
     function: Check
     setting: Setting
 
+    def verdict(self, status: str, detail: str, seconds: float = 0.0) -> Verdict:
+        """What became of it."""
+        return Verdict(
+            self.setting.engine, self.check, self.backend, self.name, status, detail, round(seconds, 3)
+        )
 
-def _run_cases(cases: Sequence[Case], jobs: int, deadline: float) -> list[Verdict]:
-    """In the order of the cases, whichever ends first."""
+
+def list_cases(checks: Mapping[str, Check], setting: Setting, backends: Sequence[str]) -> list[Case]:
+    """Every case of every check on every backend; one without a name where a backend cannot run at all."""
+    found = []
+    for backend, (name, check) in itertools.product(backends, checks.items()):
+        absent = registry.reason_against(backend) is not None
+        names = [""] if absent else [case for case, _ in check(setting, backend)]
+        found += [Case(name, backend, case, check, setting) for case in names]
+    return found
+
+
+def run_checks(checks: Mapping[str, Check], setting: Setting, backends: Sequence[str]) -> list[Verdict]:
+    """Runs every case in this process; a failure stops nothing, and is printed."""
+    return run_cases(list_cases(checks, setting, backends))
+
+
+def run_cases(cases: Sequence[Case], jobs: int = 1, deadline: float = math.inf) -> list[Verdict]:
+    """Runs the cases; a failure stops nothing, and is printed.
+
+    Args:
+        cases: those of the checks in ``ALONE`` are run last, with the device to themselves.
+        jobs: processes that share the others.
+        deadline: by ``time.monotonic()``; a case that was not begun by then is "not run".
+
+    Returns:
+        Verdicts in the order in which the cases were begun.
+    """
+    shared = [case for case in cases if case.check not in ALONE]
+    alone = [case for case in cases if case.check in ALONE]
+    return [*_run(shared, jobs, deadline), *_run(alone, 1, deadline)]
+
+
+def _run(cases: Sequence[Case], jobs: int, deadline: float) -> list[Verdict]:
     found = {}
     for number, verdict, error in side_by_side([Task(run_case, (case,)) for case in cases], jobs, deadline):
         if error is not None:  # of the process, not of the case
-            verdict = _verdict(cases[number], "FAILED", status_of(error))
+            verdict = cases[number].verdict("FAILED", status_of(error))
         found[number] = _say(verdict)
-    return [found.get(at) or _verdict(case, "not run", "no time left") for at, case in enumerate(cases)]
-
-
-def _verdict(case: Case, status: str, detail: str, seconds: float = 0.0) -> Verdict:
-    return Verdict(case.check, case.backend, case.name, status, detail, round(seconds, 3))
+    return [found.get(at) or case.verdict("not run", "no time left") for at, case in enumerate(cases)]
 
 
 def run_case(case: Case) -> Verdict:
     """Runs it; a failure is a verdict."""
+    why = registry.reason_against(case.backend)
+    if why is not None:
+        return case.verdict("absent", why)
     action = dict(case.function(case.setting, case.backend))[case.name]
     begun = time.perf_counter()
     try:
@@ -132,12 +139,13 @@ def run_case(case: Case) -> Verdict:
         status, detail = "FAILED", str(error)
     except Exception as error:
         status, detail = "FAILED", status_of(error)
-    return _verdict(case, status, detail, time.perf_counter() - begun)
+    return case.verdict(status, detail, time.perf_counter() - begun)
 
 
 def _say(verdict: Verdict) -> Verdict:
     print(
-        f"{verdict.status:<8} {verdict.check:<10} {verdict.backend:<9} {verdict.case}  {verdict.detail}",
+        f"{verdict.status:<8} {verdict.engine:<8} {verdict.check:<9} {verdict.backend:<7} {verdict.case}  "
+        f"{verdict.detail}",
         flush=True,
     )
     return verdict

@@ -1,4 +1,4 @@
-"""Proves on a device what the tests prove without one: ``python -m bench.gpu.prove --engine proxy``."""
+"""Proves on a device what the tests prove without one: ``python -m bench.gpu.prove --engines proxy``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.gpu.behaviour import autocast, compiled, graph, repeat, stream, sync
 from bench.gpu.centroid_accuracy import centroid_accuracy
 from bench.gpu.centroid_overflow import centroid_overflow
 from bench.gpu.overflow import overflow
-from bench.gpu.proof import ENGINES, Check, Setting, run_checks, save
+from bench.gpu.proof import ENGINES, Check, Setting, list_cases, run_cases, save
 from bench.gpu.proxy_accuracy import proxy_accuracy
 from bench.gpu.proxy_overflow import proxy_overflow
 
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--backends", default="", help="such as triton,cuda; default: all of the device")
     parser.add_argument("--checks", default=",".join(NAMES), help=f"default: {','.join(NAMES)}")
-    parser.add_argument("--engine", choices=ENGINES, required=True)
+    parser.add_argument("--engines", default=",".join(ENGINES), help=f"default: {','.join(ENGINES)}")
     parser.add_argument(
         "--tiny", action="store_true", help="small sizes, to see that the checks themselves run"
     )
@@ -60,11 +60,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = sorted(set(names) - set(NAMES))
     if unknown:
         parser.error(f"--checks must be among {', '.join(NAMES)}, got {', '.join(unknown)}")
+    engines = options.engines.split(",")
+    unknown = sorted(set(engines) - set(ENGINES))
+    if unknown:
+        parser.error(f"--engines must be among {', '.join(ENGINES)}, got {', '.join(unknown)}")
     backends = options.backends or ("triton,cuda" if options.device == "cuda" else "cpu")
-    setting = Setting(options.device, options.engine, options.tiny)
     deadline = time.monotonic() + options.seconds
-    checks = find_checks(names, options.engine)
-    verdicts = run_checks(checks, setting, backends.split(","), options.jobs, deadline)
+    cases = [
+        case
+        for engine in engines
+        for case in list_cases(
+            find_checks(names, engine), Setting(options.device, engine, options.tiny), backends.split(",")
+        )
+    ]
+    verdicts = run_cases(cases, options.jobs, deadline)
     counted = Counter(verdict.status for verdict in verdicts)
     print(", ".join(f"{count} {status}" for status, count in sorted(counted.items())))
     if options.out is not None:

@@ -111,10 +111,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             watches, pool.map(lambda one: one.run(options.dtypes, deadline), watches), strict=True
         ):
             verdict = Verdict(
-                "sanitizer", watch.backend, f"{watch.tool}, {watch.engine}", found.status, found.detail, 0.0
+                watch.engine, "sanitizer", watch.backend, watch.tool, found.status, found.detail, 0.0
             )
             verdicts.append(verdict)
-            print(f"{verdict.status:<8} {verdict.case:<20} {watch.backend:<9} {verdict.detail}", flush=True)
+            print(
+                f"{verdict.status:<8} {watch.engine:<8} {watch.tool:<9} {watch.backend:<7} {verdict.detail}",
+                flush=True,
+            )
             logs.append(log)
             if options.log is not None:
                 options.log.write_text("\n".join(logs))
