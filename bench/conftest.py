@@ -101,6 +101,7 @@ def _sweep(config: pytest.Config, contest: str) -> Sweep:
         TINY if tiny else SHORT if device == "cuda" else Protocol(),
         None if tiny else path,
         quick=None if config.getoption("--bench-full") or device == "cuda" else QUICK,
+        resumes=device == "cuda",
     )
     config.stash[SWEEPS].append(sweep)
     return sweep

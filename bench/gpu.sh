@@ -25,8 +25,8 @@
 #   profile   ncu over one large batch, where ncu is installed
 #   suite     the whole test suite
 #
-# A lent device is counted in minutes. Every stage ends in time, keeps what it has, and the same command goes on
-# with what is left: bench/results/<device> is read first, and what it holds of this commit is not measured again.
+# A lent device is counted in minutes. Every stage ends in time and keeps what it has; the same command goes on:
+# bench/results/<device> is read first, and sizes that it holds of this commit are not measured again.
 #
 # SECONDS_LIMIT   of the whole call (default: none); what does not fit is named at the end
 # STAGE_SECONDS   of each stage, build and suite apart (default: 480)
@@ -66,6 +66,7 @@ fi
 
 limit="${SECONDS_LIMIT:-1000000}"
 jobs="${JOBS:-$(nproc)}"
+broken_off=3  # what commands end with that had more to do than time
 failed="" unfinished="" stage_end=0
 
 left() { echo $((stage_end - SECONDS)); }  # seconds of this stage
@@ -83,7 +84,7 @@ run() {  # run MODULE ARGUMENTS...: stopped, as by Ctrl-C, where the stage ends
 stage() {  # stage NAME: runs it, and goes on after a failure
   local name="$1" begun="$SECONDS" status
   stage_end=$((SECONDS + ${STAGE_SECONDS:-480}))
-  [ "$name" = build ] || [ "$name" = suite ] && stage_end="$limit"
+  if [ "$name" = build ] || [ "$name" = suite ]; then stage_end="$limit"; fi
   [ "$stage_end" -le "$limit" ] || stage_end="$limit"
   if [ "$(left)" -lt 5 ]; then
     unfinished="$unfinished $name"
@@ -92,28 +93,34 @@ stage() {  # stage NAME: runs it, and goes on after a failure
   echo "== $name, $(left) s at most"
   "$name"
   status=$?
-  if [ "$status" -eq 0 ]; then echo "== $name: done in $((SECONDS - begun)) s"; else
+  if [ "$status" -eq "$broken_off" ] || [ "$(left)" -le 0 ]; then
+    echo "== $name: not through after $((SECONDS - begun)) s"
+    unfinished="$unfinished $name"
+  elif [ "$status" -eq 0 ]; then
+    echo "== $name: done in $((SECONDS - begun)) s"
+  else
     echo "== $name: FAILED after $((SECONDS - begun)) s"
     failed="$failed $name"
   fi
-  [ "$(left)" -gt 0 ] || unfinished="$unfinished $name"
 }
 
 build() {
   if [ -n "${WHEELS:-}" ]; then
     "$python" -m pip install -q --no-index --no-deps --target build/wheels "$WHEELS"/*.whl || return 1
   fi
-  if ! FASTDML_BUILD_EXT=1 "$python" -m pip install -q --no-deps --no-build-isolation --no-index -e .; then
-    # Where the environment cannot be written to, or its setuptools is too old: triton_kernels beside the package it
-    # belongs to, and the libraries built on first use.
+  local parts=cpu
+  case ",$backends," in *,cuda,*) parts="cpu cuda" ;; esac
+  if ! FASTDML_BUILD_EXT=auto run pip install -q --no-deps --no-build-isolation --no-index -e .; then
+    # Where the environment cannot be written to, or its setuptools is too old: triton_kernels beside the package
+    # it belongs to, and the libraries built on first use.
     echo "pip could not install in place; building in the user's cache"
     ln -sfn ../triton_kernels fastdml/triton_kernels
   fi
-  # pip says nothing where only the CUDA part could not be built
-  FASTDML_BUILD_EXT=1 "$python" -c 'import sys; from fastdml.backends import native
-reasons = [native.load(part).reason for part in ("cpu", "cuda")]
-sys.exit("; ".join(filter(None, reasons)) or 0)' && return 0
-  tail -n 40 build/native/cuda/build.log
+  # pip says nothing where a part could not be built
+  "$python" -c 'import sys; from fastdml.backends import native
+reasons = [native.load(part).reason for part in sys.argv[1:]]
+sys.exit("; ".join(filter(None, reasons)) or 0)' $parts && return 0
+  tail -n 40 build/native/*/build.log
   return 1
 }
 
@@ -147,8 +154,7 @@ pytests() {  # pytests LOG ARGUMENTS...
 }
 
 tests() {
-  pytests tests tests/triton_kernels tests/cuda/test_pair_cuda_device.py tests/backends \
-    --ignore-glob='*_ahead_of_time.py'
+  pytests tests tests/triton_kernels tests/cuda tests/backends --ignore-glob='*_ahead_of_time.py' -k 'not emulated'
 }
 
 suite() { pytests suite tests; }
@@ -193,8 +199,8 @@ choices() {
   local backend=triton status=0
   [ -z "${DRY:-}" ] || backend=cpu
   for engine in pair proxy; do
-    run "bench.gpu.${engine}_choices" "${tiny[@]}" --backend "$backend" --seconds "$(left)" \
-      --out "$out/${engine}_choices.json" || status=1
+    run "bench.gpu.${engine}_choices" "${tiny[@]}" --backend "$backend" --seconds "$(($(left) / 2))" \
+      --out "$out/${engine}_choices.json" || status=$?
   done
   return "$status"
 }
@@ -228,15 +234,21 @@ study() {
 }
 
 profile() {
+  local status=0 seconds
   command -v ncu >/dev/null || { echo "ncu is not installed"; return 0; }
+  : >"$logs/profile.txt"
   for backend in ${backends//,/ }; do
     for engine in ${engines//,/ }; do
-      timeout --foreground -k 5 "$(left)" ncu --clock-control none --kernel-name 'regex:_kernel' --launch-count 24 --section SpeedOfLight \
-        --section LaunchStats --section Occupancy --section MemoryWorkloadAnalysis \
-        "$python" -m bench.gpu.kernels --backend "$backend" --engine "$engine" --samples 16384 --width 512
+      seconds="$(left)"
+      [ "$seconds" -ge 1 ] || return "$broken_off"
+      timeout --foreground -k 5 "$seconds" ncu --clock-control none --kernel-name 'regex:_kernel' --launch-count 24 \
+        --section SpeedOfLight --section LaunchStats --section Occupancy --section MemoryWorkloadAnalysis \
+        "$python" -m bench.gpu.kernels --backend "$backend" --engine "$engine" --samples 16384 --width 512 \
+        >>"$logs/profile.txt" 2>&1 || status=1
     done
-  done >"$logs/profile.txt" 2>&1
-  grep -E '_kernel|Duration|Throughput|Registers|Spill' "$logs/profile.txt" | head -120
+  done
+  grep -m 120 -E '_kernel|Duration|Throughput|Registers|Spill' "$logs/profile.txt"
+  return "$status"
 }
 
 tried="headline warm prove measure losses proxies centroids retrieve choices training study"

@@ -49,6 +49,8 @@ class Protocol:
         )
 
 
+BROKEN_OFF = 3
+"""Exit status of a command that has more to do than there was time for; the same command goes on."""
 SHORT = Protocol(most_rounds=15, seconds=0.3, slow=1.5, turn=0.005)
 """For a GPU: its time is dear, and events are steadier than a host clock."""
 TINY = Protocol(least_rounds=2, most_rounds=3, seconds=0.05, slow=0.5, slow_rounds=2, turn=0.0)

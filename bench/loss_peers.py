@@ -15,6 +15,8 @@ from bench.blocked import EPSILON
 from bench.peers import Contestant, Function, check_agreement, disagreements, pml_missing
 
 Library = Literal["fastdml", "pytorch_metric_learning"]
+CHECKED = (96, 24)
+"""N and D of the batch on which contestants are held against each other."""
 LARGEST_ON_CPU = 8192
 """The largest N that is worth waiting for PML on a CPU."""
 MINED = "multi-similarity"
@@ -90,7 +92,7 @@ def loss_contestants(device: str) -> list[Contestant]:
     return found
 
 
-def check_losses(device: str, samples: int = 96, width: int = 24) -> dict[str, str]:
+def check_losses(device: str, samples: int = CHECKED[0], width: int = CHECKED[1]) -> dict[str, str]:
     """The contestants that differ from fastdml's dense form in float64, and how far off they are."""
     wrong: dict[str, str] = {}
     contestants = loss_contestants(device)

@@ -24,6 +24,8 @@ from fastdml.backends import registry
 from fastdml.functional import multi_similarity
 
 Function = Callable[[Tensor, Tensor], Any]
+CHECKED = (192, 48)
+"""N and D of the batch on which contestants are held against each other."""
 ALLOWED = {"float32": 1e-4, "float64": 1e-9}
 """Largest relative error of loss and gradient against float64 with which a contestant may take part. In a
 narrower dtype those that compare similarities in it mine other pairs, and no bound would mean anything."""
@@ -142,8 +144,8 @@ def check_agreement(
     contestants: Sequence[Contestant],
     device: str,
     dtype: str = "float32",
-    samples: int = 192,
-    width: int = 48,
+    samples: int = CHECKED[0],
+    width: int = CHECKED[1],
     allowed: float | None = None,
     truth: Function = dense.multi_similarity,
 ) -> dict[str, Agreement]:

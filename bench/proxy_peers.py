@@ -20,6 +20,8 @@ from fastdml.backends import registry
 
 CLASSES, CENTRES = 11318, 10
 """As many classes as Stanford Online Products trains, with SoftTriple's number of centres."""
+CHECKED = (32, 24)
+"""N and D of the batch on which contestants are held against each other."""
 CLASSES_ON_CUDA = 113_180
 """What SoftTriple by itself is measured with on a GPU: 1,131,800 centres."""
 MARGIN, GAMMA, LA = 0.01, 0.1, 20.0
@@ -172,11 +174,14 @@ def check_soft_triple(device: str) -> dict[str, str]:
     """The contestants of SoftTriple that differ from the dense form in float64, and how far off they are."""
     classes = CLASSES_ON_CUDA if device == "cuda" else CLASSES
     truth = _On("reference", WithCentres(LOSSES["soft-triple"].make("fastdml").make, classes))
-    found = check_agreement(soft_triple_contestants(device), device, samples=32, width=24, truth=truth)
+    samples, width = CHECKED
+    found = check_agreement(
+        soft_triple_contestants(device), device, samples=samples, width=width, truth=truth
+    )
     return disagreements(found)
 
 
-def check_proxies(device: str, samples: int = 32, width: int = 24) -> dict[str, str]:
+def check_proxies(device: str, samples: int = CHECKED[0], width: int = CHECKED[1]) -> dict[str, str]:
     """The contestants that differ from fastdml's dense form in float64, and how far off they are."""
     wrong: dict[str, str] = {}
     contestants = proxy_contestants(device)

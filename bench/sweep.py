@@ -17,6 +17,7 @@ from bench.turns import CallTurn, TrainingTurn, Turn
 from bench.workload import DESCRIPTION, Workload
 
 MILLISECONDS, MEGABYTES = 1e3, 1e-6
+HELD = "held already"
 
 
 class Sweep:
@@ -30,6 +31,7 @@ class Sweep:
         path: the results file, or None: nothing is written.
         longest: seconds a step beyond which a contestant is not tried, foreseen from the sizes before.
         quick: the largest N, in a short run, for contestants that hold all N^2 pairs.
+        resumes: whether what the file holds of this very commit and device is not measured again.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Sweep:
         path: Path | None,
         longest: float = float("inf"),
         quick: int | None = None,
+        resumes: bool = False,
     ) -> None:
         self.contest, self.device = contest, device
         self.directions, self.whole = CONTESTS[contest].directions, CONTESTS[contest].whole
@@ -58,11 +61,16 @@ class Sweep:
         }
         self.run = machine.run_name(self.header)
         self.results = Results(contest, {self.run: self.header}, [])
+        self.resumes = resumes
+        if resumes and path is not None and path.exists():
+            self.take_in(Results.load(path, contest))
         self._outcomes: dict[Workload, dict[str, Outcome]] = {}
         self._peaks: dict[tuple[Workload, str], Peak] = {}
 
     def times(self, work: Workload, names: Sequence[str]) -> dict[str, Outcome]:
         """Times ``names`` against each other at one size; the first call measures, later ones remember."""
+        if work not in self._outcomes and self.resumes and self.knows(work, names):
+            self._outcomes[work] = {name: Outcome(HELD) for name in names}
         if work not in self._outcomes:
             for ceiling in self.ceilings:
                 ceiling.sample()
@@ -77,6 +85,8 @@ class Sweep:
     def peak(self, work: Workload, name: str) -> Peak:
         """Peak memory of one contestant at one size."""
         key = (work, name)
+        if self._outcomes.get(work, {}).get(name, Outcome()).status == HELD:
+            return Peak(None, status=HELD)
         if key not in self._peaks:
             why = self._refusal(name, work)
             peak = (
@@ -99,11 +109,12 @@ class Sweep:
         self.results.merge(self.run, self.header, [])
 
     def knows(self, work: Workload, names: Sequence[str]) -> bool:
-        """Whether all of ``names`` were timed at this size by runs of this very commit and device."""
-        rows = self.results.find("time", self.whole, work.size)
+        """Whether runs of this very commit and device timed and weighed all of ``names`` at this size."""
+        rows, weighed = (self.results.find(what, self.whole, work.size) for what in ("time", "memory"))
         here = [self.header[key] for key in ("commit", "dirty", "device")]
         return not self.header["dirty"] and all(
             name in rows
+            and (name in weighed or rows[name].status != "ok")
             and [self.results.runs[rows[name].run][key] for key in ("commit", "dirty", "device")] == here
             for name in names
         )

@@ -238,15 +238,16 @@ def positive_tile(arch: str, dtype: torch.dtype, width: int, precision: str, lig
     return tile._replace(columns=min(tile.columns, 64), registers=0)
 
 
-def block_tile(
-    arch: str, dtype: torch.dtype, width: int, precision: str, light: bool, self_pairs: bool
-) -> Tile:
-    """Tile of the kernel that writes blocks of weights; of self-pairs it reads numbers of the columns too."""
+def block_tile(arch: str, dtype: torch.dtype, width: int, precision: str, light: bool) -> Tile:
+    """Tile of the kernel that writes blocks of weights, as if all pairs were negative."""
     tile = _shallow(_find(BLOCK, arch, _kind(dtype, precision), width), width)
-    widest = 128 if light else 64
-    if self_pairs:
-        widest = 32 if family(arch) == "sm_100" else widest // 2
-    return tile._replace(columns=min(tile.columns, widest))
+    return tile if light else tile._replace(columns=min(tile.columns, 64))
+
+
+def positive_block_tile(arch: str, dtype: torch.dtype, width: int, precision: str, light: bool) -> Tile:
+    """Tile of the kernel that overwrites those of positives, which lie in few tiles."""
+    tile = block_tile(arch, dtype, width, precision, light)
+    return tile._replace(rows=min(tile.rows, 64), columns=min(tile.columns, 32), warps=4, registers=0)
 
 
 def row_owner_tile(arch: str, dtype: torch.dtype, width: int, precision: str, light: bool) -> Tile | None:

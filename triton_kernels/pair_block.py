@@ -7,6 +7,7 @@ the two, each pair of blocks is visited once, and memory is constant beyond the 
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import torch
 import triton
@@ -26,19 +27,34 @@ from fastdml.triton_kernels.weights import (
 
 # Row tiles that programs of neighbouring ids share, so that both operands stay in the cache.
 ROWS_PER_GROUP = tl.constexpr(8)
+# Programs that share the columns of a row tile in which positives lie.
+POSITIVE_PROGRAMS = 4
 PLACES = ["n_rows", "n_columns", "i_row0", "i_column0", "n_block_rows", "n_block_columns"]
+
+
+@triton.jit
+def block_similarities(
+    p_x, p_r, o_m, o_c, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    # [BM, BN] in fp32: slabs of both sides, whatever D is
+    b_s = tl.zeros([BM, BN], tl.float32)
+    for i_k in range(0, D, BK):
+        b_x = load_slab(p_x, o_m, i_k, D, BK)
+        b_r = load_slab(p_r, o_c, i_k, D, BK)
+        b_s = product(b_x, tl.trans(b_r), b_s, PRECISION)
+    return b_s
 
 
 @triton.jit(do_not_specialize=PLACES, do_not_specialize_on_alignment=NUMBERS_OF_ROWS)
 def pair_weights_kernel(
-    p_x, p_r, p_x_square, p_r_square, p_start, p_end, p_own, p_row, p_grad, p_weight, p, limits,
+    p_x, p_r, p_x_square, p_r_square, p_row, p_grad, p_weight, p,
     n_rows, n_columns, i_row0, i_column0, n_block_rows, n_block_columns, stride_weight,
-    NEGATIVE_WEIGHT: tl.constexpr, POSITIVE_WEIGHTS: tl.constexpr, SELECTS: tl.constexpr,
-    SECOND: tl.constexpr, SELF: tl.constexpr, KIND: tl.constexpr, D: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
+    NEGATIVE_WEIGHT: tl.constexpr, SELECTS: tl.constexpr, SELF: tl.constexpr, KIND: tl.constexpr,
+    D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     # p_weight [n_block_rows, n_block_columns], its rows stride_weight apart: rows from i_row0 on against
-    # columns from i_column0 on
+    # columns from i_column0 on, as if all pairs were negative
     n_tiles_m = tl.cdiv(n_block_rows, BM)
     n_tiles_n = tl.cdiv(n_block_columns, BN)
     i_group = tl.program_id(0) // (ROWS_PER_GROUP * n_tiles_n)
@@ -50,38 +66,108 @@ def pair_weights_kernel(
     o_i = i_m * BM + tl.arange(0, BM)
     o_j = i_n * BN + tl.arange(0, BN)
     o_m = tl.minimum(i_row0 + o_i, n_rows - 1)
-    o_n = i_column0 + o_j
-    o_c = tl.minimum(o_n, n_columns - 1)
-    b_s = tl.zeros([BM, BN], tl.float32)
-    for i_k in range(0, D, BK):
-        b_x = load_slab(p_x, o_m, i_k, D, BK)
-        b_r = load_slab(p_r, o_c, i_k, D, BK)
-        b_s = product(b_x, tl.trans(b_r), b_s, PRECISION)
-
+    o_c = tl.minimum(i_column0 + o_j, n_columns - 1)
+    b_s = block_similarities(p_x, p_r, o_m, o_c, D, BM, BN, BK, PRECISION)
     b_q = load_squares(p_x_square, o_m, KIND)
     b_c, b_slope = closeness_and_slope(b_s, b_q, load_squares(p_r_square, o_c, KIND), KIND)
-
     stride = tl.cast(n_rows, tl.int64)
-    first = i_row0 + i_m * BM
-    last = tl.minimum(first + BM, n_rows) - 1
-    left = i_column0 + i_n * BN
-    p_out = p_weight + o_i.to(tl.int64)[:, None] * stride_weight + o_j[None, :]
-    m_out = (o_i < n_block_rows)[:, None] & (o_j < n_block_columns)[None, :]
     b_negative = load_negative_numbers(p_row, p_grad, o_m, stride, True)
     o_negative = load_negative_numbers(p_row, p_grad, o_c, stride, SELF)
     b_w = negative_weights(b_c, b_negative, o_negative, p, NEGATIVE_WEIGHT, SELECTS, True, SELF) * b_slope
+    p_out = p_weight + o_i.to(tl.int64)[:, None] * stride_weight + o_j[None, :]
+    m_out = (o_i < n_block_rows)[:, None] & (o_j < n_block_columns)[None, :]
     tl.store(p_out, stored(b_w, p_weight.dtype.element_ty), mask=m_out)
-    # written after, not with the negatives: numbers of the columns take many registers
-    if (tl.load(p_start + first) < left + BN) & (tl.load(p_end + last) > left):
-        tl.debug_barrier()  # whichever threads write these, they do so after those of the negatives
-        b_positive = load_positive_numbers(p_row, p_grad, o_m, stride, True)
+
+
+@triton.jit(do_not_specialize=PLACES, do_not_specialize_on_alignment=NUMBERS_OF_ROWS)
+def pair_positive_weights_kernel(
+    p_x, p_r, p_x_square, p_r_square, p_start, p_end, p_own, p_row, p_grad, p_weight, p, limits,
+    n_rows, n_columns, i_row0, i_column0, n_block_rows, n_block_columns, stride_weight,
+    POSITIVE_WEIGHTS: tl.constexpr, SELECTS: tl.constexpr, SECOND: tl.constexpr, SELF: tl.constexpr,
+    KIND: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    # overwrites those of pairs of the same label; the programs of a row tile take its column tiles in turn
+    i_row = i_row0 + tl.program_id(0) * BM
+    o_i = tl.program_id(0) * BM + tl.arange(0, BM)
+    o_m = tl.minimum(i_row0 + o_i, n_rows - 1)
+    b_start = tl.load(p_start + o_m)
+    b_end = tl.load(p_end + o_m)
+    i_last = tl.minimum(i_row + BM, i_row0 + n_block_rows) - 1
+    lo = tl.maximum(tl.load(p_start + i_row) - i_column0, 0) // BN
+    hi = tl.cdiv(tl.minimum(tl.load(p_end + i_last) - i_column0, n_block_columns), BN)
+    b_q = load_squares(p_x_square, o_m, KIND)
+    stride = tl.cast(n_rows, tl.int64)
+    b_positive = load_positive_numbers(p_row, p_grad, o_m, stride, True)
+    for i_n in range(lo + tl.program_id(1), hi, tl.num_programs(1)):
+        o_j = i_n * BN + tl.arange(0, BN)
+        o_n = i_column0 + o_j
+        o_c = tl.minimum(o_n, n_columns - 1)
+        b_s = block_similarities(p_x, p_r, o_m, o_c, D, BM, BN, BK, PRECISION)
+        b_c, b_slope = closeness_and_slope(b_s, b_q, load_squares(p_r_square, o_c, KIND), KIND)
         o_positive = load_positive_numbers(p_row, p_grad, o_c, stride, SELF)
         b_w = positive_weights(
             b_c, b_positive, o_positive, p, limits, POSITIVE_WEIGHTS, SELECTS, SECOND, True, SELF
         )
         b_w = tl.where(tl.load(p_own + o_m)[:, None] == o_n[None, :], 0.0, b_w) * b_slope
-        m = same_label(o_n, tl.load(p_start + o_m), tl.load(p_end + o_m))
-        tl.store(p_out, stored(b_w, p_weight.dtype.element_ty), mask=m_out & m)
+        p_out = p_weight + o_i.to(tl.int64)[:, None] * stride_weight + o_j[None, :]
+        m_out = (o_i < n_block_rows)[:, None] & (o_j < n_block_columns)[None, :]
+        m_out = m_out & same_label(o_n, b_start, b_end)
+        tl.store(p_out, stored(b_w, p_weight.dtype.element_ty), mask=m_out)
+
+
+class Blocks(NamedTuple):
+    """Fills blocks of weights [n, m], one after another in the same memory."""
+
+    call: PairCall
+    anchors: Side
+    candidates: Side | None
+    """None: the anchors are compared with each other, and pairs weigh what both give them."""
+    rows: Tensor
+    """[4, N], what the forward left of every anchor."""
+    grads: Tensor
+    """[3, N], float32: gradients of the three sums of every anchor, sorted."""
+    memory: Tensor
+    """[side, side], in the dtype of the rows."""
+
+    @classmethod
+    def of(
+        cls, call: PairCall, anchors: Side, candidates: Side | None, rows: Tensor, grads: Tensor
+    ) -> Blocks:
+        """With memory for the largest block."""
+        units, longest = anchors.units, max(len(each.units) for each in (anchors, candidates or anchors))
+        tile = configs.block_tile(*cls.kind_of(call, units))
+        side = configs.block_side(units, longest, tile)
+        return cls(call, anchors, candidates, rows, grads, units.new_empty(side, side))
+
+    @staticmethod
+    def kind_of(call: PairCall, units: Tensor) -> tuple[str, torch.dtype, int, str, bool]:
+        """What tiles are chosen by."""
+        return configs.arch(units), units.dtype, units.shape[1], call.precision, call.light
+
+    def fill(self, row: int, column: int) -> Tensor:
+        """The block whose first row and column are given."""
+        call, others, side = self.call, self.candidates or self.anchors, len(self.memory)
+        units, count, columns = self.anchors.units, len(self.anchors.units), len(others.units)
+        width, itself = units.shape[1], self.candidates is None
+        block = self.memory[: min(side, count - row), : min(side, columns - column)]
+        sides = units, others.units, self.anchors.squares, others.squares
+        places = count, columns, row, column, *block.shape, side
+        kind = self.kind_of(call, units)
+        tile = configs.block_tile(*kind)
+        tiles = triton.cdiv(block.shape[0], tile.rows) * triton.cdiv(block.shape[1], tile.columns)
+        pair_weights_kernel[(tiles,)](
+            *sides, self.rows, self.grads, self.memory, call.p, *places,
+            SELF=itself, D=width, BM=tile.rows, BN=tile.columns, BK=tile.depth,
+            **call.negative_weights(), **tile.options(),
+        )  # fmt: skip
+        tile = configs.positive_block_tile(*kind)
+        pair_positive_weights_kernel[(triton.cdiv(block.shape[0], tile.rows), POSITIVE_PROGRAMS)](
+            *sides, *self.anchors.spans, self.rows, self.grads, self.memory, call.p, call.limits, *places,
+            SELF=itself, D=width, BM=tile.rows, BN=tile.columns, BK=tile.depth,
+            **call.positive_weights(), **tile.options(),
+        )  # fmt: skip
+        return block
 
 
 def pair_block_gradients(
@@ -100,34 +186,22 @@ def pair_block_gradients(
     """
     self_pairs = candidates is None
     units = anchors.units
-    others = anchors if candidates is None else candidates
-    count, width = units.shape
-    columns = others.units.shape[0]
-    tile = configs.block_tile(configs.arch(units), units.dtype, width, call.precision, call.light, self_pairs)
-    side = configs.block_side(units, max(count, columns), tile)
-    weights = torch.empty(side, side, dtype=units.dtype, device=units.device)
-    grad_anchors = units.new_zeros(count, width, dtype=torch.float32) if need_anchors else None
+    others = units if candidates is None else candidates.units
+    blocks = Blocks.of(call, anchors, candidates, rows, grads)
+    side = len(blocks.memory)
+    grad_anchors = torch.zeros_like(units, dtype=torch.float32) if need_anchors else None
     grad_candidates = None
     if need_candidates and not self_pairs:
-        grad_candidates = units.new_zeros(columns, width, dtype=torch.float32)
-    start, end, own = anchors.spans
-    for row in range(0, count, side):
-        row_end = min(row + side, count)
-        for column in range(row if self_pairs else 0, columns, side):
-            column_end = min(column + side, columns)
-            block = weights[: row_end - row, : column_end - column]
-            grid = triton.cdiv(block.shape[0], tile.rows) * triton.cdiv(block.shape[1], tile.columns)
-            pair_weights_kernel[(grid,)](
-                units, others.units, anchors.squares, others.squares, start, end, own, rows, grads, weights,
-                call.p, call.limits, count, columns, row, column, block.shape[0], block.shape[1], side,
-                SELF=self_pairs, D=width, BM=tile.rows, BN=tile.columns, BK=tile.depth,
-                **call.weights(), **tile.options(),
-            )  # fmt: skip
+        grad_candidates = torch.zeros_like(others, dtype=torch.float32)
+    for row in range(0, len(units), side):
+        for column in range(row if self_pairs else 0, len(others), side):
+            block = blocks.fill(row, column)
+            down, right = slice(row, row + block.shape[0]), slice(column, column + block.shape[1])
             if grad_anchors is not None:
-                add_product(grad_anchors[row:row_end], block, others.units[column:column_end])
+                add_product(grad_anchors[down], block, others[right])
             below = grad_anchors if self_pairs and column > row else grad_candidates
             if below is not None:
-                add_product(below[column:column_end], block.T, units[row:row_end])
+                add_product(below[right], block.T, units[down])
     return (
         None if grad_anchors is None else grad_anchors[None],
         None if grad_candidates is None else grad_candidates[None],

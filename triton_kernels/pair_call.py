@@ -69,12 +69,18 @@ class PairCall(NamedTuple):
             "READS_LEAST": self.terms.reads_least,
         } | self.compared()  # fmt: skip
 
+    def negative_weights(self) -> dict[str, Any]:
+        """Compile-time arguments of what weighs negatives in the backward."""
+        return {"NEGATIVE_WEIGHT": self.terms.negative_weight} | self.compared()
+
+    def positive_weights(self) -> dict[str, Any]:
+        """Compile-time arguments of what weighs positives in the backward."""
+        weights = {"POSITIVE_WEIGHTS": self.terms.positive_weights, "SECOND": self.terms.positive_second}
+        return weights | self.compared()
+
     def weights(self) -> dict[str, Any]:
-        """Compile-time arguments of the kernels of the backward."""
-        return {
-            "NEGATIVE_WEIGHT": self.terms.negative_weight, "POSITIVE_WEIGHTS": self.terms.positive_weights,
-            "SECOND": self.terms.positive_second,
-        } | self.compared()  # fmt: skip
+        """Compile-time arguments of what weighs both."""
+        return self.negative_weights() | self.positive_weights()
 
 
 class Side(NamedTuple):

@@ -110,7 +110,7 @@ def threshold_forward(
 ) -> tuple[Tensor, Tensor]:
     """Counts and sums [T], float64."""
     others, about = _compared(rows, squares, labels, refs, ref_squares, ref_labels, own)
-    splits = _splits(rows, others)
+    splits = _splits(rows, others, len(thresholds))
     counts = torch.zeros(splits, len(thresholds), dtype=torch.float64, device=rows.device)
     sums = torch.zeros_like(counts)
     for first, products in _blocks(rows, others):
@@ -179,10 +179,14 @@ def _compared(
     )
 
 
-def _splits(rows: Tensor, others: Tensor) -> int:
-    """Programs that share the columns of an anchor: the more candidates, the fewer anchors are in a block."""
+def _splits(rows: Tensor, others: Tensor, thresholds: int) -> int:
+    """Programs that share the columns of an anchor: the more candidates, the fewer anchors are in a block.
+
+    Each has sums of its own for every threshold, which together take no more than twice what a block does.
+    """
     wanted = PROGRAMS_A_PROCESSOR * configs.processors(rows) // max(1, _height(rows, others))
-    return max(1, min(wanted, triton.cdiv(len(others), LEAST_TILES * COLUMNS)))
+    tiles = triton.cdiv(len(others), LEAST_TILES * COLUMNS)
+    return max(1, min(wanted, tiles, BLOCK_ELEMENTS // 2 // max(1, thresholds)))
 
 
 def _height(rows: Tensor, others: Tensor) -> int:

@@ -27,7 +27,7 @@ from fastdml.triton_kernels.label_order import (
     label_order_kernel,
 )
 from fastdml.triton_kernels.pair_backward import pair_row_gradients_kernel
-from fastdml.triton_kernels.pair_block import pair_weights_kernel
+from fastdml.triton_kernels.pair_block import pair_positive_weights_kernel, pair_weights_kernel
 from fastdml.triton_kernels.pair_call import PairCall
 from fastdml.triton_kernels.pair_forward import pair_negatives_kernel, pair_positives_kernel
 from fastdml.triton_kernels.proxy_backward import proxy_weights_kernel
@@ -193,13 +193,24 @@ def pair_variants(
             )
         return
     places = dict.fromkeys(("i_row0", "i_column0", "n_block_rows", "n_block_columns", "stride_weight"), "i32")
+    block = pairs | {"p_weight": matrix} | places
+    alone = {"p_start", "p_end", "p_own", "limits"}  # that positives alone read
+    kind = arch, dtype, width, precision, call.light
     for name, own in (("self", True), ("anchors", False)):
-        tile = configs.block_tile(arch, dtype, width, precision, call.light, own)
+        tile = configs.block_tile(*kind)
         yield Variant(
             f"pair_weights[{name}]",
             pair_weights_kernel,
-            pairs | {"p_weight": matrix} | places,
-            call.weights() | {"SELF": own} | product(tile, "BK"),
+            {key: value for key, value in block.items() if key not in alone},
+            call.negative_weights() | {"SELF": own} | product(tile, "BK"),
+            tile.options(),
+        )
+        tile = configs.positive_block_tile(*kind)
+        yield Variant(
+            f"pair_positive_weights[{name}]",
+            pair_positive_weights_kernel,
+            block,
+            call.positive_weights() | {"SELF": own} | product(tile, "BK"),
             tile.options(),
         )
 

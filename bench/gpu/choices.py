@@ -18,7 +18,7 @@ from torch import Tensor
 
 import fastdml
 from bench.gpu.timings import Timings
-from bench.interleaved import SHORT, TINY
+from bench.interleaved import BROKEN_OFF, SHORT, TINY
 from bench.memory import take_step
 from bench.turns import Clocked, TrainingTurn
 from bench.workload import Workload
@@ -82,7 +82,7 @@ class Comparison:
         self.options = parser.parse_args(arguments)
         protocol = TINY if self.options.tiny else SHORT
         self.timings = Timings(name, self.options.device, protocol, self.options.out)
-        self.begun = time.perf_counter()
+        self.begun, self.status = time.perf_counter(), 0
 
     def measure(
         self, sizes: Sequence[Workload], loss: str, make: Loss, choices: Mapping[str, Constants]
@@ -91,6 +91,7 @@ class Comparison:
         for work in sizes:
             if time.perf_counter() - self.begun > self.options.seconds:
                 print(f"{work}: {loss}: not begun, the time is up")
+                self.status = BROKEN_OFF
                 continue
             with fastdml.use_backend(self.options.backend):
                 self.timings.measure(

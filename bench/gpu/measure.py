@@ -17,9 +17,9 @@ import torch
 from bench.ceilings import cpu_ceilings, cuda_ceilings
 from bench.contests import find_contestants, find_wrong
 from bench.gpu.graphs import graph_times
-from bench.interleaved import SHORT, TINY
+from bench.interleaved import BROKEN_OFF, SHORT, TINY
 from bench.report import summary
-from bench.results import Results, write_whole
+from bench.results import write_whole
 from bench.sweep import Sweep
 from bench.workload import Workload
 
@@ -38,19 +38,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device, dtypes = options.device, options.dtypes.split(",")
     sweep = _make_sweep(options)
     names = options.providers.split(",") if options.providers else list(sweep.contestants)
-    deadline = time.monotonic() + options.seconds
+    deadline, status = time.monotonic() + options.seconds, 0
     for work in _works(options, dtypes):
         if sweep.knows(work, names):
             print(f"{work}: held already", flush=True)
             continue
         if time.monotonic() + sweep.foreseen_seconds(work, names) > deadline:
             print(f"{work}: no time left; run again to go on", flush=True)
+            status = BROKEN_OFF
             break
         _measure(sweep, work, names, device)
     if options.csv is not None:
         write_whole(options.csv, sweep.results.to_csv())
     print("\n".join(summary(sweep.results)))
-    return 0
+    return status
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -78,7 +79,7 @@ def _make_sweep(options: argparse.Namespace) -> Sweep:
     for name, why in wrong.items():
         print(f"{name} is not timed: {why}", flush=True)
     ceilings = cuda_ceilings() if device == "cuda" else cpu_ceilings(256)
-    sweep = Sweep(
+    return Sweep(
         CONTEST,
         device,
         find_contestants(CONTEST, device),
@@ -87,10 +88,8 @@ def _make_sweep(options: argparse.Namespace) -> Sweep:
         TINY if options.tiny else SHORT,
         options.out,
         longest=20.0,
+        resumes=True,
     )
-    if options.out.exists():
-        sweep.take_in(Results.load(options.out, sweep.results.contest))
-    return sweep
 
 
 def _works(options: argparse.Namespace, dtypes: Sequence[str]) -> list[Workload]:

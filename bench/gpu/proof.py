@@ -97,12 +97,12 @@ def run_checks(checks: Mapping[str, Check], setting: Setting, backends: Sequence
     return run_cases(list_cases(checks, setting, backends))
 
 
-def run_cases(cases: Sequence[Case], jobs: int = 1, deadline: float = math.inf) -> list[Verdict]:
+def run_cases(cases: Sequence[Case], jobs: int = 0, deadline: float = math.inf) -> list[Verdict]:
     """Runs the cases; a failure stops nothing, and is printed.
 
     Args:
         cases: those of the checks in ``ALONE`` are run last, with the device to themselves.
-        jobs: processes that share the others.
+        jobs: processes that share the others; 0: all is run in this one.
         deadline: by ``time.monotonic()``; a case that was not begun by then is "not run".
 
     Returns:
@@ -110,14 +110,14 @@ def run_cases(cases: Sequence[Case], jobs: int = 1, deadline: float = math.inf) 
     """
     shared = [case for case in cases if case.check not in ALONE]
     alone = [case for case in cases if case.check in ALONE]
-    return [*_run(shared, jobs, deadline), *_run(alone, 1, deadline)]
+    return [*_run(shared, jobs, deadline), *_run(alone, min(jobs, 1), deadline)]
 
 
 def _run(cases: Sequence[Case], jobs: int, deadline: float) -> list[Verdict]:
     found = {}
     for number, verdict, error in side_by_side([Task(run_case, (case,)) for case in cases], jobs, deadline):
-        if error is not None:  # of the process, not of the case
-            verdict = cases[number].verdict("FAILED", status_of(error))
+        if error:  # of the process, not of the case
+            verdict = cases[number].verdict("FAILED", error)
         found[number] = _say(verdict)
     return [found.get(at) or case.verdict("not run", "no time left") for at, case in enumerate(cases)]
 

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--tiny", action="store_true", help="small sizes, to see that the checks themselves run"
     )
-    parser.add_argument("--jobs", type=int, default=1, help="processes that share the cases")
+    parser.add_argument("--jobs", type=int, default=0, help="processes that share the cases; 0: this one")
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin no case after so long")
     parser.add_argument("--out", type=Path, help="write the proof here, as JSON")
     options = parser.parse_args(arguments)

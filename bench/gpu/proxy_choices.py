@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     works = [Workload(samples, width, dtype, options.device) for samples, width in sizes]
     for loss, (make, choices) in CHOICES.items():
         comparison.measure(works, loss, WithCentres(make, classes), choices)
-    return 0
+    return comparison.status
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -43,7 +44,7 @@ class Found:
     def detail(self) -> str:
         """In words."""
         if self.errors is None:
-            return "the log breaks off before its summary"
+            return "not run, or the log breaks off before its summary"
         if self.ours:
             return f"{self.errors} errors, in {', '.join(self.ours)}"
         return "clean" if self.errors == 0 else f"{self.errors} errors, none of them in our kernels"
@@ -71,7 +72,9 @@ class Watch(NamedTuple):
         command += ["-m", "bench.gpu.kernels", "--backend", self.backend, "--engine", self.engine]
         # With torch's cache of memory one allocation borders on the next, and no access is out of bounds.
         environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "OMP_NUM_THREADS": "1"}
-        seconds = max(1, int(deadline - time.monotonic()))
+        seconds = int(deadline - time.monotonic())
+        if shutil.which(command[0]) is None or seconds < 1:
+            return Found(None, ()), f"{command[0]} is not installed, or no time was left\n"
         done = subprocess.run(
             # which ends the watched program too
             ["timeout", "-k", "5", str(seconds), *command, "--dtypes", dtypes],

@@ -7,6 +7,8 @@ that leaves the device unusable to it, costs no other task anything: the next on
 
 from __future__ import annotations
 
+import contextlib
+import math
 import multiprocessing
 import os
 import time
@@ -16,7 +18,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from bench.interleaved import status_of
+
 CONTEXT = multiprocessing.get_context("spawn")
+GRACE = 10.0
+"""Seconds."""
 
 
 class Task(NamedTuple):
@@ -31,18 +37,19 @@ class Done(NamedTuple):
 
     number: int
     result: Any
-    error: Exception | None = None
+    error: str = ""
 
 
-def side_by_side(tasks: Sequence[Task], jobs: int, deadline: float = float("inf")) -> Iterator[Done]:
+def side_by_side(tasks: Sequence[Task], jobs: int, deadline: float = math.inf) -> Iterator[Done]:
     """The outcomes of the tasks as they end; a task that was not begun by the deadline has none.
 
     Args:
         tasks: begun in their order.
-        jobs: processes; with one, the tasks run in this process.
-        deadline: by ``time.monotonic()``. A task that is running then is waited for.
+        jobs: processes; 0: the tasks run in this one.
+        deadline: by ``time.monotonic()``. A task that is running then has ``GRACE`` seconds more, and failed
+            after them; in this process it has as long as it takes.
     """
-    if jobs <= 1:
+    if jobs < 1:
         for number, task in enumerate(tasks):
             if time.monotonic() < deadline:
                 yield Done(number, *_outcome(task))
@@ -55,11 +62,13 @@ def side_by_side(tasks: Sequence[Task], jobs: int, deadline: float = float("inf"
             while waiting and len(busy) < jobs and time.monotonic() < deadline:
                 number, task = waiting.pop()
                 worker = idle.pop() if idle else _Worker()
-                worker.connection.send(task)
+                worker.begin(task)
                 busy[worker.connection] = worker, number
             if not busy:
                 return
-            wait(list(busy))
+            if not wait(list(busy), None if deadline == math.inf else deadline + GRACE - time.monotonic()):
+                yield from (Done(number, None, "did not end in time") for _, number in busy.values())
+                return
             for connection in [one for one in busy if one.poll()]:
                 worker, number = busy.pop(connection)
                 result, error, usable = worker.receive()
@@ -69,8 +78,11 @@ def side_by_side(tasks: Sequence[Task], jobs: int, deadline: float = float("inf"
                     worker.process.terminate()
                 yield Done(number, result, error)
     finally:
-        for worker in [*idle, *(worker for worker, _ in busy.values())]:
+        workers = [*idle, *(worker for worker, _ in busy.values())]
+        for worker in workers:
             worker.process.terminate()
+        for worker in workers:
+            worker.process.join(GRACE)  # whose memory of the device is then free
 
 
 class _Worker:
@@ -82,13 +94,18 @@ class _Worker:
         self.process.start()
         other.close()
 
-    def receive(self) -> tuple[Any, Exception | None, bool]:
+    def begin(self, task: Task) -> None:
+        """Gives it a task; that it has ended is found by ``receive``."""
+        with contextlib.suppress(BrokenPipeError):
+            self.connection.send(task)
+
+    def receive(self) -> tuple[Any, str, bool]:
         """Result or error of its task, and whether it can be given another."""
         try:
-            found: tuple[Any, Exception | None, bool] = self.connection.recv()
-        except EOFError:
+            found: tuple[Any, str, bool] = self.connection.recv()
+        except (EOFError, ConnectionResetError):
             self.process.join()
-            return None, ChildProcessError(f"its process ended with {self.process.exitcode}"), False
+            return None, f"its process ended with {self.process.exitcode}", False
         return found
 
 
@@ -100,19 +117,20 @@ def _work(connection: Connection) -> None:
         connection.send((result, error, _device_is_usable()))
 
 
-def _outcome(task: Task) -> tuple[Any, Exception | None]:
+def _outcome(task: Task) -> tuple[Any, str]:
+    """What it returns, or what it raises, in words: not every exception can be sent."""
     try:
-        return task.function(*task.arguments), None
+        return task.function(*task.arguments), ""
     except Exception as error:
-        error.__traceback__ = None  # its frames hold tensors
-        return None, error
+        return None, status_of(error)
 
 
 def _device_is_usable() -> bool:
-    """Whether this process can go on: after an illegal access every call of the device fails."""
+    """Hands unused memory back; False where every call of the device fails, as after an illegal access."""
     try:
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
+            torch.cuda.empty_cache()
     except RuntimeError:
         return False
     return True

@@ -11,13 +11,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
-from bench import test_fat, test_losses, test_proxy_losses
+from bench import loss_peers, peers, proxy_peers, test_fat, test_losses, test_proxy_losses
 from bench.contests import find_contestants
 from bench.gpu import kernels, measure, pair_choices, proxy_choices
 from bench.gpu.choices import FEW
 from bench.gpu.proof import ENGINES
 from bench.gpu.side_by_side import Task, side_by_side
-from bench.interleaved import status_of
+from bench.interleaved import BROKEN_OFF
 from bench.memory import take_step
 from bench.workload import Workload
 
@@ -31,11 +31,11 @@ SIZES: dict[str, list[tuple[int, int]]] = {
 }
 """N and D that a contest is run with, in bfloat16."""
 CHECKED: dict[str, tuple[int, int]] = {
-    "pair_multi_similarity": (192, 48),
-    "pair_losses": (96, 24),
-    "soft_triple": (32, 24),
-    "proxy_losses": (32, 24),
-    "fat": (192, 48),
+    "pair_multi_similarity": peers.CHECKED,
+    "pair_losses": loss_peers.CHECKED,
+    "soft_triple": proxy_peers.CHECKED,
+    "proxy_losses": proxy_peers.CHECKED,
+    "fat": peers.CHECKED,
 }
 """N and D of the batch of float32 on which its contestants are held against each other first."""
 
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--what", default="kernels,contests,choices", help="default: kernels,contests,choices"
     )
-    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--jobs", type=int, default=0, help="processes; 0: this one")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no step after so long")
     parser.add_argument("--tiny", action="store_true", help="a few steps, to see that it runs")
     options = parser.parse_args(arguments)
@@ -93,13 +93,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tasks += pair_choices.trials(options.device) + proxy_choices.trials(options.device)
     if options.tiny:
         tasks = tasks[:2]
-    begun, failed = time.monotonic(), 0
+    begun, ended, failed = time.monotonic(), 0, 0
     for done in side_by_side(tasks, options.jobs, begun + options.seconds):
-        if done.error is not None:
+        ended += 1
+        if done.error:
             failed += 1
-            print(f"{tasks[done.number].arguments}: {status_of(done.error)}", flush=True)
-    print(f"{len(tasks)} steps, {failed} failed, {time.monotonic() - begun:.0f} s", flush=True)
-    return 1 if failed else 0
+            print(f"{tasks[done.number].arguments}: {done.error}", flush=True)
+    print(f"{ended} of {len(tasks)} steps, {failed} failed, {time.monotonic() - begun:.0f} s", flush=True)
+    return 1 if failed else 0 if ended == len(tasks) else BROKEN_OFF
 
 
 if __name__ == "__main__":

@@ -51,6 +51,11 @@ class SortedSets:
         )
 
 
+def tie_width(dtype: torch.dtype, width: int) -> float:
+    """How far apart similarities of equal unit rows [width] may be, by the rounding of their product."""
+    return _ROUNDING_ULPS * math.sqrt(max(1.0, width / _FEW_DIMENSIONS)) * torch.finfo(dtype).eps
+
+
 def sort_by_label(sets: RetrievalSets, tie_tolerance: float | None) -> tuple[SortedSets, Tensor]:
     """The sorted sets, and int64 [Q]: which query each sorted one is."""
     labels = sets.labels
@@ -69,8 +74,7 @@ def sort_by_label(sets: RetrievalSets, tie_tolerance: float | None) -> tuple[Sor
     queries = sets.compared(query_rows)
     gallery = queries if alone else sets.compared(gallery_rows)
     if tie_tolerance is None:
-        terms = max(1.0, queries.shape[1] / _FEW_DIMENSIONS)
-        tie_tolerance = _ROUNDING_ULPS * math.sqrt(terms) * torch.finfo(sets.dtype).eps
+        tie_tolerance = tie_width(sets.dtype, queries.shape[1])
     longest = float(torch.linalg.vector_norm(gallery, dim=1).max())
     layout = SortedSets(
         queries=queries,

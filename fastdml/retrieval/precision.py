@@ -21,4 +21,6 @@ def full_precision(device: torch.device) -> Iterator[None]:
             yield
     finally:
         for each, precision in zip(products, before, strict=True):
-            each.fp32_precision = precision
+            each.fp32_precision = "none"  # as torch.backends says, where that is what it was
+            if each.fp32_precision != precision:
+                each.fp32_precision = precision

@@ -44,7 +44,7 @@ def chosen(width: int) -> tuple[object, ...]:
         configs.COUNTED_ROWS,
         configs.column_splits(torch.empty(0), 1, 64),
     ]
-    return (*found, configs.block_tile("sm_90", HALF, width, "ieee", True, True))
+    return (*found, configs.block_tile("sm_90", HALF, width, "ieee", True))
 
 
 @pytest.mark.parametrize(("width", "name"), CASES)

@@ -43,7 +43,12 @@ class Key(NamedTuple):
 
 FORWARD = ("pair_negatives", "pair_positives")
 ROWS = ("pair_row_gradients[self]", "pair_row_gradients[anchors]", "pair_row_gradients[candidates]")
-BLOCKS = ("pair_weights[self]", "pair_weights[anchors]")
+BLOCKS = (
+    "pair_weights[self]",
+    "pair_positive_weights[self]",
+    "pair_weights[anchors]",
+    "pair_positive_weights[anchors]",
+)
 UNITS = ("unit_rows", "row_gradients", "label_order[self]", "sorted_gradients")
 HALF, SINGLE = torch.bfloat16, torch.float32
 EUCLIDEAN = Closeness("euclidean")
@@ -67,11 +72,11 @@ def keys() -> Iterator[Key]:
     yield from group("sm_90", SINGLE, 128, ("pair_negatives", "pair_weights[self]"), "tf32")
     for arch in ("sm_80", "sm_100", "sm_120"):
         yield from group(arch, HALF, 128, (*UNITS, "pair_negatives", ROWS[0], ROWS[2]))
-        yield from group(arch, HALF, 512, ("pair_negatives", "pair_weights[self]"))
-        yield from group(arch, SINGLE, 128, ("pair_weights[self]",))
+        yield from group(arch, HALF, 512, ("pair_negatives", *BLOCKS[:2]))
+        yield from group(arch, SINGLE, 128, BLOCKS[:2])
     yield from group("sm_100", HALF, 256, (ROWS[0],))
     yield from group("gfx942", HALF, 128, (*UNITS, *FORWARD, *BLOCKS))
-    yield from group("gfx942", HALF, 512, ("pair_negatives", "pair_weights[self]"))
+    yield from group("gfx942", HALF, 512, ("pair_negatives", *BLOCKS[:2]))
     yield from group("gfx942", SINGLE, 128, ("pair_negatives", "pair_weights[self]"))
 
 
@@ -80,7 +85,7 @@ def keys_of_rules(arch: str) -> Iterator[Key]:
     for terms in rules.PAIR_TERMS:
         if terms != "exponential":
             for width in (128, 256, 512):
-                names = (ROWS[0],) if width < 512 else BLOCKS[:1]
+                names = (ROWS[0],) if width < 512 else BLOCKS[:2]
                 yield from (Key(arch, HALF, width, name, terms=terms) for name in (*FORWARD[:1], *names))
             yield from (Key(arch, HALF, 128, name, terms=terms) for name in (FORWARD[1], ROWS[2]))
     for terms in ("exponential", "hinge"):

@@ -130,6 +130,7 @@ def test_what_is_launched_is_what_was_compiled_ahead_of_time(
         for engine in ENGINES.values():
             engine(256, width, dtype)
     known = [specialised(variant) for variant in described(width, dtype)]
+    assert launches
     unknown = [found for found in map(as_launched, launches) if found not in known]
     assert not unknown, "\n".join(map(str, unknown))
 
