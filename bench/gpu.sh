@@ -139,7 +139,7 @@ warm() {
 prove() {
   local status=0
   OMP_NUM_THREADS=1 run bench.gpu.prove "${tiny[@]}" --backends "$backends" --engines "$engines" --jobs "$jobs" \
-    --seconds "$(($(left) - 20))" --out "$out/gpu_proof.json" || status=1
+    --seconds "$(($(left) - 20))" --out "$out/gpu_proof.json" || status=$?
   for backend in ${backends//,/ }; do
     [ -n "${DRY:-}" ] || run bench.gpu.kernels --backend "$backend" --list || status=1
   done

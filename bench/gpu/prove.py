@@ -18,6 +18,7 @@ from bench.gpu.overflow import overflow
 from bench.gpu.proof import ENGINES, Check, Setting, list_cases, run_cases, save
 from bench.gpu.proxy_accuracy import proxy_accuracy
 from bench.gpu.proxy_overflow import proxy_overflow
+from bench.interleaved import BROKEN_OFF
 
 CHECKS: dict[str, Check] = {
     "repeat": repeat,
@@ -78,8 +79,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(", ".join(f"{count} {status}" for status, count in sorted(counted.items())))
     if options.out is not None:
         save(verdicts, options.device, options.out)
-    # A backend that cannot run at all proves nothing, nor does what was not run.
-    return 1 if counted["FAILED"] or counted["absent"] or counted["not run"] else 0
+    # A backend that cannot run at all proves nothing.
+    if counted["FAILED"] or counted["absent"]:
+        return 1
+    return BROKEN_OFF if counted["not run"] else 0
 
 
 if __name__ == "__main__":

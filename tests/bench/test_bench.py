@@ -21,7 +21,7 @@ from bench.replay import RecordedClock
 from bench.report import END, START, readme_part, replace_between
 from bench.results import Results, Size
 from bench.retrieval_peers import check_retrieval
-from bench.sweep import Sweep
+from bench.sweep import HELD, Sweep
 from bench.tables import amount, defeats, grid, tell_defeats
 from bench.targets import check_targets
 from bench.turns import Clocked, Turn
@@ -164,6 +164,29 @@ def test_a_sweep_writes_rows_for_who_runs_and_for_who_does_not(tmp_path: Path) -
     assert found["dense"].status == "skipped: too slow above N = 32 on a CPU"
     assert found["compiled"].status == "disagrees: loss"
     assert sweep.peak(work, "pml").bytes is None
+
+
+@pytest.mark.parametrize("commit", ["c0ffee", "c0ffee+"])
+def test_a_sweep_goes_on_where_it_was_unless_the_code_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commit: str
+) -> None:
+    monkeypatch.setenv("FASTDML_COMMIT", commit)
+    path, work = tmp_path / "pair_multi_similarity.json", Workload(64, 8)
+    contestants = [Contestant("blocked", lambda: blocked.multi_similarity)]
+
+    def sweep() -> Sweep:
+        return Sweep("pair_multi_similarity", "cpu", contestants, {}, [], TINY, path, resumes=True)
+
+    first = sweep()
+    assert first.times(work, ["blocked"])["blocked"].status == "ok"
+    assert sweep().times(work, ["blocked"])["blocked"].status == "ok"  # timed, but not weighed
+    assert first.peak(work, "blocked").bytes is not None
+    second = sweep()
+    changed = commit.endswith("+")
+    assert second.times(work, ["blocked"])["blocked"].status == ("ok" if changed else HELD)
+    assert (second.peak(work, "blocked").status == HELD) != changed
+    rows = Results.load(path, "pair_multi_similarity").find("time", "both", work.size)
+    assert rows["blocked"].p50 is not None
 
 
 def test_defeats_are_computed_from_rows_of_one_run() -> None:
