@@ -66,7 +66,6 @@ CHOICES: Mapping[int, Mapping[str, Constants]] = {
         "sums 128 x 256 x 64, 4 stages": tiles("FORWARD", Tile(128, 256, 64, 8, 4)),
         "sums 128 x 128 x 128": tiles("FORWARD", Tile(128, 128, 128, 8, 3)),
         "sums 64 x 256 x 64, 4 warps": tiles("FORWARD", Tile(64, 256, 64, 4, 4)),
-        "weights 128 x 64 x 64, two programs": tiles("BLOCK", Tile(128, 64, 64, 8, 3, registers=128)),
         "weights 128 x 64 x 64": tiles("BLOCK", Tile(128, 64, 64, 8, 3)),
         "weights 128 x 128 x 64, 4 stages": tiles("BLOCK", Tile(128, 128, 64, 8, 4)),
         "weights 64 x 64 x 64, 4 warps": tiles("BLOCK", Tile(64, 64, 64, 4, 4)),
