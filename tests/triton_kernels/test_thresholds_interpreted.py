@@ -33,15 +33,6 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thresholds, "BLOCK_ELEMENTS", 2200)
 
 
-@pytest.fixture(params=["one program an anchor", "several"])
-def shared(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The columns of an anchor, as on a device that few anchors would not fill."""
-    if request.param == "several":
-        monkeypatch.setattr(thresholds, "COLUMNS", 16)
-        monkeypatch.setattr(thresholds, "LEAST_TILES", 1)
-        monkeypatch.setattr(configs, "processors", lambda tensor: 132)
-
-
 def sums_and_gradients(
     batch: Batch, closeness: Closeness, backend: str, own: Tensor | None = None
 ) -> list[Tensor]:
@@ -72,7 +63,6 @@ def sums_and_gradients(
         ("random", "squared"),
     ],
 )
-@pytest.mark.usefixtures("shared")
 def test_equals_the_dense_form(name: str, kind: str) -> None:
     closeness = CLOSENESS[kind]
     batch = make_batch(name).to(torch.float32)
@@ -85,6 +75,15 @@ def test_equals_the_dense_form(name: str, kind: str) -> None:
     assert torch.equal(found[0], truth[0])
     for at, (value, same_dtype, exact) in enumerate(zip(found[1:], plain[1:], truth[1:], strict=True)):
         assert_as_accurate(value, same_dtype, exact, f"result {at}")
+
+
+@pytest.mark.parametrize("name", ["random", "candidates", "one candidate"])
+def test_programs_share_the_columns_of_an_anchor(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """As on a device that few anchors would not fill."""
+    monkeypatch.setattr(thresholds, "COLUMNS", 16)
+    monkeypatch.setattr(thresholds, "LEAST_TILES", 1)
+    monkeypatch.setattr(configs, "processors", lambda tensor: 132)
+    test_equals_the_dense_form(name, "euclidean")
 
 
 @pytest.mark.parametrize("closeness", list(CLOSENESS.values())[:3], ids=list(CLOSENESS)[:3])
