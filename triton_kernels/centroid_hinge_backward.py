@@ -177,7 +177,7 @@ def _block(
     products, weights = (padded_block(flat, height, length) for flat in (products, weights))
     make_product(products, rows.rows[part], points.rows[here].T)
     tile = configs.HINGE_WEIGHTS
-    grid = triton.cdiv(length, tile.columns), triton.cdiv(height, tile.rows)
+    grid = configs.cdiv(length, tile.columns), configs.cdiv(height, tile.rows)
     given = products, rows.squares, points.squares, own, limits, grad
     places = height, length, weights.stride(0), part.start, here.start
     unscale = None

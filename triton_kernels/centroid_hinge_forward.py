@@ -59,8 +59,8 @@ def sums_and_counts(rows: Compared, points: Compared, own: Tensor, limits: Tenso
     (count, width), total = rows.rows.shape, len(points.rows)
     precision = precision_of(rows.rows)
     tile = configs.hinge_tile(configs.arch(rows.rows), rows.rows.dtype, width, precision)
-    row_blocks = triton.cdiv(count, tile.rows)
-    splits = configs.class_splits(rows.rows, row_blocks, triton.cdiv(total, tile.columns))
+    row_blocks = configs.cdiv(count, tile.rows)
+    splits = configs.class_splits(rows.rows, row_blocks, configs.cdiv(total, tile.columns))
     sums = torch.empty(2, splits, count, dtype=torch.float32, device=own.device)
     hinge_sums_kernel[(row_blocks, splits)](
         rows.rows, points.rows, rows.squares, points.squares, own, limits, sums, count, total,

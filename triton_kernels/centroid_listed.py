@@ -61,7 +61,7 @@ def distances_to_listed(rows: Tensor, points: Tensor, listed: Tensor) -> Tensor:
     """
     out = torch.empty(listed.shape, dtype=torch.float32, device=rows.device)
     tile = configs.row_tile(rows.shape[1])
-    listed_distances_kernel[(triton.cdiv(listed.numel(), tile.rows),)](
+    listed_distances_kernel[(configs.cdiv(listed.numel(), tile.rows),)](
         rows, points, listed, out, listed.numel(), listed.shape[1],
         D=rows.shape[1], BM=tile.rows, BK=tile.depth, **tile.options(),
     )  # fmt: skip
@@ -73,7 +73,7 @@ def listed_row_gradients(rows: Tensor, points: Tensor, listed: Tensor, weights: 
     count, width = rows.shape
     out = torch.empty(count, width, dtype=torch.float32, device=rows.device)
     tile = configs.row_tile(width)
-    listed_row_gradients_kernel[(triton.cdiv(count, tile.rows), triton.cdiv(width, tile.depth))](
+    listed_row_gradients_kernel[(configs.cdiv(count, tile.rows), configs.cdiv(width, tile.depth))](
         rows, points, listed, weights, out, count, listed.shape[1],
         D=width, BM=tile.rows, BK=tile.depth, **tile.options(),
     )  # fmt: skip

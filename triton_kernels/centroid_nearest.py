@@ -102,7 +102,7 @@ def nearest_in_one_sweep(rows: Compared, points: Compared, start: Tensor, end: T
     (count, width), total = rows.rows.shape, len(points.rows)
     precision = precision_of(rows.rows)
     tile = configs.centroid_tile(configs.arch(rows.rows), rows.rows.dtype, width, precision)
-    row_blocks, point_tiles = triton.cdiv(count, tile.rows), triton.cdiv(total, tile.columns)
+    row_blocks, point_tiles = configs.cdiv(count, tile.rows), configs.cdiv(total, tile.columns)
     splits = configs.class_splits(rows.rows, row_blocks, point_tiles)
     halves = F.pad(points.squares * -0.5, (0, point_tiles * tile.columns - total), value=-math.inf)
     keys = torch.empty(count, splits, k, dtype=torch.float32, device=start.device)

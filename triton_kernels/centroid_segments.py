@@ -142,7 +142,7 @@ def segment_sums(
     width, count = rows.shape[1], len(segments.starts) - 1
     out = torch.empty(count, width, dtype=dtype, device=rows.device)
     tile = configs.segment_tile(width)
-    blocks = triton.cdiv(width, tile.depth)
+    blocks = configs.cdiv(width, tile.depth)
     most = len(segments.owners)
     parts = out.new_empty(most, width)
     given = rows, segments.order, weights, points, segments.starts, segments.first_pieces

@@ -190,6 +190,7 @@ ALIGNED_NUMBERS = 16
 SEGMENT_PIECE = 512
 
 
+@functools.cache
 def family(arch: str) -> str:
     """The architecture of the tables whose tiles fit ``arch``."""
     if arch.startswith("gfx"):
@@ -321,7 +322,7 @@ def block_side(tensor: Tensor, count: int, tile: Tile) -> int:
     """Side of the blocks of weights for ``count`` rows: a multiple of the tile's, just enough for them."""
     largest = BLOCK_SIDE[tensor.element_size()] if tensor.is_cuda else 2 * max(tile.rows, tile.columns)
     step = max(tile.rows, tile.columns)
-    return min(largest, (count + step - 1) // step * step)
+    return min(largest, cdiv(count, step) * step)
 
 
 def column_splits(tensor: Tensor, row_blocks: int, column_tiles: int) -> int:
@@ -335,9 +336,14 @@ def class_splits(tensor: Tensor, row_blocks: int, class_tiles: int) -> int:
     return max(1, min(2 * processors(tensor) // row_blocks, class_tiles))
 
 
+def cdiv(count: int, size: int) -> int:
+    """How many pieces of ``size`` hold ``count``. Triton's own takes the host microseconds a call."""
+    return -(-count // size)
+
+
 def padded(count: int) -> int:
     """The least number of a row's places that holds ``count`` and leaves the next row aligned."""
-    return (count + ALIGNED_NUMBERS - 1) // ALIGNED_NUMBERS * ALIGNED_NUMBERS
+    return cdiv(count, ALIGNED_NUMBERS) * ALIGNED_NUMBERS
 
 
 def power_of_two(n: int, least: int = 16) -> int:

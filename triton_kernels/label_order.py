@@ -84,7 +84,7 @@ def _count(labels: Tensor, others: Tensor | None, own: Tensor | None, order: Ten
     labels = labels.contiguous()
     same = others is None
     others = labels if others is None else others.contiguous()
-    label_order_kernel[(triton.cdiv(len(labels), COUNTED_TILE),)](
+    label_order_kernel[(configs.cdiv(len(labels), COUNTED_TILE),)](
         labels, others, None if own is None else own.contiguous(), order, spans, len(labels), len(others),
         spans.stride(0), SELF=same, BM=COUNTED_TILE, BN=COUNTED_COLUMNS, num_warps=COUNTED_WARPS,
     )  # fmt: skip

@@ -122,8 +122,8 @@ def pair_row_gradients(
     owners, columns = (anchors, others) if of_anchors else (others, anchors)
     count, width = owners.units.shape
     n_columns = columns.units.shape[0]
-    row_blocks = triton.cdiv(count, tile.rows)
-    splits = configs.column_splits(owners.units, row_blocks, triton.cdiv(n_columns, tile.columns))
+    row_blocks = configs.cdiv(count, tile.rows)
+    splits = configs.column_splits(owners.units, row_blocks, configs.cdiv(n_columns, tile.columns))
     found = torch.empty(splits, count, width, dtype=torch.float32, device=owners.units.device)
     pair_row_gradients_kernel[(row_blocks, splits)](
         owners.units, columns.units, owners.squares, columns.squares, owners.spans[0], owners.spans[1],

@@ -155,14 +155,14 @@ class Blocks(NamedTuple):
         places = count, columns, row, column, *block.shape, side
         kind = self.kind_of(call, units)
         tile = configs.block_tile(*kind)
-        tiles = triton.cdiv(block.shape[0], tile.rows) * triton.cdiv(block.shape[1], tile.columns)
+        tiles = configs.cdiv(block.shape[0], tile.rows) * configs.cdiv(block.shape[1], tile.columns)
         pair_weights_kernel[(tiles,)](
             *sides, self.rows, self.grads, self.memory, call.p, *places,
             SELF=itself, D=width, BM=tile.rows, BN=tile.columns, BK=tile.depth,
             **call.negative_weights(), **tile.options(),
         )  # fmt: skip
         tile = configs.positive_block_tile(*kind)
-        pair_positive_weights_kernel[(triton.cdiv(block.shape[0], tile.rows), POSITIVE_PROGRAMS)](
+        pair_positive_weights_kernel[(configs.cdiv(block.shape[0], tile.rows), POSITIVE_PROGRAMS)](
             *sides, *self.anchors.spans, self.rows, self.grads, self.memory, call.p, call.limits, *places,
             SELF=itself, D=width, BM=tile.rows, BN=tile.columns, BK=tile.depth,
             **call.positive_weights(), **tile.options(),

@@ -304,8 +304,8 @@ def pair_statistics(
 
     arch, dtype = configs.arch(anchors.units), anchors.units.dtype
     tile = configs.forward_tile(arch, dtype, width, call.precision, call.light)
-    row_blocks = triton.cdiv(rows, tile.rows)
-    splits = configs.column_splits(anchors.units, row_blocks, triton.cdiv(columns, tile.columns))
+    row_blocks = configs.cdiv(rows, tile.rows)
+    splits = configs.column_splits(anchors.units, row_blocks, configs.cdiv(columns, tile.columns))
     parts = empty(PARTS.value, splits, rows)
     found = Gathered(empty(8, rows), empty(4, rows), empty(3, rows if bounds else 0))
     start, end, own = anchors.spans
@@ -316,7 +316,7 @@ def pair_statistics(
         **call.negative_sums(), **tile.options(),
     )  # fmt: skip
     tile = configs.positive_tile(arch, dtype, width, call.precision, call.light)
-    pair_positives_kernel[(triton.cdiv(rows, tile.rows),)](
+    pair_positives_kernel[(configs.cdiv(rows, tile.rows),)](
         anchors.units, others.units, anchors.squares, others.squares, start, end, own, order, row, norms,
         longest, parts, found.rows, found.statistics, found.bounds, call.p, call.limits, rows, columns,
         splits,

@@ -137,7 +137,7 @@ class ProxyGradients:
         make_product(similarities, rows, packed.T)
         classes = len(packed) // self._per_class
         tile = configs.PROXY_WEIGHTS
-        proxy_weights_kernel[(triton.cdiv(classes, tile.columns), triton.cdiv(len(rows), tile.rows))](
+        proxy_weights_kernel[(configs.cdiv(classes, tile.columns), configs.cdiv(len(rows), tile.rows))](
             similarities, weights, self._samples.labels, self._samples.others, self._samples.grads,
             len(self._samples.rows), len(rows), classes, weights.stride(0), start, first, self._scale,
             1 / self._gamma if self._gamma else 0.0,

@@ -141,7 +141,7 @@ def pack_centres(
     """
     width = centres.shape[1]
     tile = configs.centre_tile(width, centres.stride(1) == 1)
-    pack_centres_kernel[(triton.cdiv(chunk.centres, tile.rows),)](
+    pack_centres_kernel[(configs.cdiv(chunk.centres, tile.rows),)](
         centres, norms, out, *centres.stride(), *chunk.arguments(),
         NORMALISED=normalised, MEASURE=measure, D=width, BM=tile.rows, BK=tile.depth, **tile.options(),
     )  # fmt: skip
@@ -161,7 +161,7 @@ def unpack_gradients(
     """
     width = centres.shape[1]
     tile = configs.centre_tile(width, centres.stride(1) == 1)
-    unpack_gradients_kernel[(triton.cdiv(chunk.centres, tile.rows),)](
+    unpack_gradients_kernel[(configs.cdiv(chunk.centres, tile.rows),)](
         grads, centres, norms, unscale, out, *centres.stride(), *out.stride(), *chunk.arguments(),
         NORMALISED=normalised, D=width, BM=tile.rows, BK=tile.depth, **tile.options(),
     )  # fmt: skip

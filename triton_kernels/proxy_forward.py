@@ -115,9 +115,9 @@ class ProxySums:
         """
         count, width = self._rows.shape
         tile = self.tile
-        row_blocks = triton.cdiv(count, tile.rows)
+        row_blocks = configs.cdiv(count, tile.rows)
         if self._sums is None:
-            splits = configs.class_splits(self._rows, row_blocks, triton.cdiv(classes, tile.columns))
+            splits = configs.class_splits(self._rows, row_blocks, configs.cdiv(classes, tile.columns))
             self._sums = torch.zeros(SUMS.value, splits, count, dtype=torch.float32, device=packed.device)
             self._sums[0] = -math.inf
         proxy_sums_kernel[(row_blocks, self._sums.shape[1])](

@@ -88,7 +88,7 @@ def _distances(centres: Tensor, norms: Tensor, chunk: Chunk) -> Tensor:
     shape = chunk.classes, chunk.per_class, chunk.per_class
     found = torch.empty(shape, dtype=torch.float32, device=centres.device)
     tile = configs.centre_tile(width, centres.stride(1) == 1)
-    centre_distances_kernel[(triton.cdiv(chunk.centres, tile.rows),)](
+    centre_distances_kernel[(configs.cdiv(chunk.centres, tile.rows),)](
         centres, norms, found, *centres.stride(), APART, chunk.first * chunk.per_class, chunk.centres,
         chunk.per_class, D=width, BM=tile.rows, BK=tile.depth, **tile.options(),
     )  # fmt: skip
@@ -120,7 +120,7 @@ def add_spread_gradients(out: Tensor, grads: Tensor, centres: Tensor, norms: Ten
     weights.diagonal(dim1=1, dim2=2).zero_()
     width = centres.shape[1]
     tile = configs.centre_tile(width, centres.stride(1) == 1)
-    spread_gradients_kernel[(triton.cdiv(chunk.centres, tile.rows),)](
+    spread_gradients_kernel[(configs.cdiv(chunk.centres, tile.rows),)](
         centres, norms, weights, out, *centres.stride(), *chunk.arguments(),
         D=width, BM=tile.rows, BK=tile.depth, **tile.options(),
     )  # fmt: skip

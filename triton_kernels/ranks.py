@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastdml.triton_kernels import configs
 from fastdml.triton_kernels.tiles import NUMBERS_OF_ROWS
 
 # Beyond so many thresholds a query, looking each similarity up among them takes fewer instructions.
@@ -62,7 +63,7 @@ def count_reached(similarity: Tensor, thresholds: Tensor, counts: Tensor, spans:
     """
     queries, columns = similarity.shape
     start, end, own = spans
-    count_reached_kernel[(queries, triton.cdiv(columns, SPAN))](
+    count_reached_kernel[(queries, configs.cdiv(columns, SPAN))](
         similarity, thresholds, counts, start, end, own, first, columns, thresholds.shape[1],
         BK=GROUP, BN=COLUMNS, SPAN=SPAN, num_warps=WARPS,
     )  # fmt: skip

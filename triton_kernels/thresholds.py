@@ -143,7 +143,7 @@ def threshold_backward(
     grad_rows = torch.zeros_like(rows)
     grad_others = grad_rows if refs is None else torch.zeros_like(refs)
     for first, weights in _blocks(rows, others):
-        threshold_weights_kernel[(len(weights), triton.cdiv(len(others), COLUMNS))](
+        threshold_weights_kernel[(len(weights), configs.cdiv(len(others), COLUMNS))](
             weights, *about, thresholds, offsets, grads, first, len(others),
             KIND=closeness % 4, BN=COLUMNS, num_warps=WARPS,
         )  # fmt: skip
@@ -185,7 +185,7 @@ def _splits(rows: Tensor, others: Tensor, thresholds: int) -> int:
     Each has sums of its own for every threshold, which together take no more than twice what a block does.
     """
     wanted = PROGRAMS_A_PROCESSOR * configs.processors(rows) // max(1, _height(rows, others))
-    tiles = triton.cdiv(len(others), LEAST_TILES * COLUMNS)
+    tiles = configs.cdiv(len(others), LEAST_TILES * COLUMNS)
     return max(1, min(wanted, tiles, BLOCK_ELEMENTS // 2 // max(1, thresholds)))
 
 

@@ -111,7 +111,7 @@ def unit_rows(embeddings: Tensor, order: Tensor, units: Tensor, norms: Tensor) -
     """Fills ``units`` [N, D] and ``norms`` [N] with the rows of ``embeddings`` [N, D] in the order given."""
     rows, width = embeddings.shape
     tile = configs.row_tile(width)
-    unit_rows_kernel[(triton.cdiv(rows, tile.rows),)](
+    unit_rows_kernel[(configs.cdiv(rows, tile.rows),)](
         embeddings, order, units, norms, rows, embeddings.stride(0), embeddings.stride(1),
         D=width, BM=tile.rows, BK=tile.depth, **tile.options(),
     )  # fmt: skip
@@ -128,7 +128,7 @@ def sorted_gradients(grads: Tensor, order: Tensor, norms: Tensor, longest: Tenso
     """
     grads = grads.contiguous()
     found = torch.empty_like(grads)
-    sorted_gradients_kernel[(triton.cdiv(anchors, GATHERED_ROWS),)](
+    sorted_gradients_kernel[(configs.cdiv(anchors, GATHERED_ROWS),)](
         grads, order, norms, longest, found, anchors, grads.stride(0), BM=GATHERED_ROWS, num_warps=4
     )
     return found
@@ -139,7 +139,7 @@ def squared_lengths(units: Tensor) -> Tensor:
     rows, width = units.shape
     squares = torch.empty(rows, dtype=torch.float32, device=units.device)
     tile = configs.row_tile(width)
-    squared_lengths_kernel[(triton.cdiv(rows, tile.rows),)](
+    squared_lengths_kernel[(configs.cdiv(rows, tile.rows),)](
         units, squares, rows, D=width, BM=tile.rows, BK=tile.depth, **tile.options()
     )
     return squares
@@ -157,7 +157,7 @@ def row_gradients(
     parts, rows, width = grads.shape
     out = torch.empty(rows, width, dtype=units.dtype, device=units.device)
     tile = configs.row_tile(width)
-    row_gradients_kernel[(triton.cdiv(rows, tile.rows),)](
+    row_gradients_kernel[(configs.cdiv(rows, tile.rows),)](
         grads, units, norms, order, unscale, out, rows, parts,
         D=width, BM=tile.rows, BK=tile.depth, **tile.options(),
     )  # fmt: skip
