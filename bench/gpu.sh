@@ -76,13 +76,22 @@ run() {  # run MODULE ARGUMENTS...: stopped, as by Ctrl-C, where the stage ends
   seconds="$(left)"
   if [ "$seconds" -lt 1 ]; then
     echo "no time left for $1"
-    return 1
+    return "$broken_off"
   fi
   timeout --foreground -s INT -k 20 "$seconds" "$python" -m "$@"
 }
 
+attempt() {  # attempt COMMAND...: the worst so far is left in the caller's `status`; a failure is worse than no time
+  "$@"
+  case "$?" in
+    0) ;;
+    "$broken_off" | 124 | 137) [ "$status" -eq 1 ] || status="$broken_off" ;;
+    *) status=1 ;;
+  esac
+}
+
 stage() {  # stage NAME: runs it, and goes on after a failure
-  local name="$1" begun="$SECONDS" status
+  local name="$1" begun="$SECONDS" status=0
   stage_end=$((SECONDS + ${STAGE_SECONDS:-480}))
   if [ "$name" = build ] || [ "$name" = suite ]; then stage_end="$limit"; fi
   [ "$stage_end" -le "$limit" ] || stage_end="$limit"
@@ -91,9 +100,8 @@ stage() {  # stage NAME: runs it, and goes on after a failure
     return
   fi
   echo "== $name, $(left) s at most"
-  "$name"
-  status=$?
-  if [ "$status" -eq "$broken_off" ] || [ "$(left)" -le 0 ]; then
+  attempt "$name"
+  if [ "$status" -eq "$broken_off" ]; then
     echo "== $name: not through after $((SECONDS - begun)) s"
     unfinished="$unfinished $name"
   elif [ "$status" -eq 0 ]; then
@@ -138,10 +146,10 @@ warm() {
 
 prove() {
   local status=0
-  OMP_NUM_THREADS=1 run bench.gpu.prove "${tiny[@]}" --backends "$backends" --engines "$engines" --jobs "$jobs" \
-    --seconds "$(($(left) - 20))" --out "$out/gpu_proof.json" || status=$?
+  OMP_NUM_THREADS=1 attempt run bench.gpu.prove "${tiny[@]}" --backends "$backends" --engines "$engines" \
+    --jobs "$jobs" --seconds "$(($(left) - 20))" --out "$out/gpu_proof.json"
   for backend in ${backends//,/ }; do
-    [ -n "${DRY:-}" ] || run bench.gpu.kernels --backend "$backend" --list || status=1
+    [ -n "${DRY:-}" ] || attempt run bench.gpu.kernels --backend "$backend" --list
   done
   return "$status"
 }
@@ -181,8 +189,8 @@ losses() { contest losses; }
 
 proxies() {
   local status=0
-  contest proxy_losses || status=1
-  run bench.gpu.proxy_classes "${tiny[@]}" --out "$out/soft_triple_classes.json" || status=1
+  attempt contest proxy_losses
+  attempt run bench.gpu.proxy_classes "${tiny[@]}" --out "$out/soft_triple_classes.json"
   return "$status"
 }
 
@@ -190,8 +198,8 @@ centroids() { contest fat; }
 
 retrieve() {
   local status=0
-  run bench.retrieval_sop "${tiny[@]}" --results "$out/.." || status=1
-  contest retrieval || status=1
+  attempt run bench.retrieval_sop "${tiny[@]}" --results "$out/.."
+  attempt contest retrieval
   return "$status"
 }
 
@@ -199,16 +207,16 @@ choices() {
   local backend=triton status=0
   [ -z "${DRY:-}" ] || backend=cpu
   for engine in pair proxy; do
-    run "bench.gpu.${engine}_choices" "${tiny[@]}" --backend "$backend" --seconds "$(($(left) / 2))" \
-      --out "$out/${engine}_choices.json" || status=$?
+    attempt run "bench.gpu.${engine}_choices" "${tiny[@]}" --backend "$backend" --seconds "$(($(left) / 2))" \
+      --out "$out/${engine}_choices.json"
   done
   return "$status"
 }
 
 training() {
   local status=0
-  run bench.gpu.step_share "${tiny[@]}" --out "$out/step_share.json" || status=1
-  run bench.large_batch "${tiny[@]}" --out "$out/.." || status=1
+  attempt run bench.gpu.step_share "${tiny[@]}" --out "$out/step_share.json"
+  attempt run bench.large_batch "${tiny[@]}" --out "$out/.."
   return "$status"
 }
 
@@ -221,14 +229,13 @@ study() {
     demo=(--steps 1 --panel-seconds 0)
     sizes=(--batches 64 --budget 128 --start-steps 2 --width 4)
   fi
-  run fastdml demo --device "$device" --out "$logs/demo" --overwrite --no-open "${demo[@]}" || status=1
+  attempt run fastdml demo --device "$device" --out "$logs/demo" --overwrite --no-open "${demo[@]}"
   if [ -z "${DRY:-}" ] && [ ! -d "$glyphs" ]; then
     echo "no real run: $glyphs is not there; set GLYPHS to what 'fastdml data make glyphs-large' has made"
     return "$status"
   fi
-  run tools.batch_study --data "$glyphs" --device "$device" --forms fastdml,dense "${sizes[@]}" \
-    --seconds "$(left)" --runs "$runs" --out "$out" --name batch_study ||
-    status=1
+  attempt run tools.batch_study --data "$glyphs" --device "$device" --forms fastdml,dense "${sizes[@]}" \
+    --seconds "$(left)" --runs "$runs" --out "$out" --name batch_study
   [ -z "${DRY:-}" ] || rm -r "$runs"
   return "$status"
 }
@@ -240,11 +247,11 @@ profile() {
   for backend in ${backends//,/ }; do
     for engine in ${engines//,/ }; do
       seconds="$(left)"
-      [ "$seconds" -ge 1 ] || return "$broken_off"
-      timeout --foreground -k 5 "$seconds" ncu --clock-control none --kernel-name 'regex:_kernel' --launch-count 24 \
-        --section SpeedOfLight --section LaunchStats --section Occupancy --section MemoryWorkloadAnalysis \
+      [ "$seconds" -ge 1 ] || return "$((status == 1 ? 1 : broken_off))"
+      attempt timeout --foreground -k 5 "$seconds" ncu --clock-control none --kernel-name 'regex:_kernel' \
+        --launch-count 24 --section SpeedOfLight --section LaunchStats --section Occupancy --section MemoryWorkloadAnalysis \
         "$python" -m bench.gpu.kernels --backend "$backend" --engine "$engine" --samples 16384 --width 512 \
-        >>"$logs/profile.txt" 2>&1 || status=1
+        >>"$logs/profile.txt" 2>&1
     done
   done
   grep -m 120 -E '_kernel|Duration|Throughput|Registers|Spill' "$logs/profile.txt"

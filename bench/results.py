@@ -7,7 +7,7 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -122,6 +122,11 @@ class Results:
             row.size for row in self._rows.values() if (row.metric, row.direction) == (metric, direction)
         }
         return sorted(found, key=lambda size: (size.dtype, size.width, size.samples))
+
+
+def same_code(run: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether the runs of these headers were of one commit, unchanged, on one device."""
+    return not other["dirty"] and all(run[key] == other[key] for key in ("commit", "dirty", "device"))
 
 
 def write_whole(path: Path, text: str) -> None:

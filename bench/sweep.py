@@ -12,7 +12,7 @@ from bench.contests import CONTESTS
 from bench.interleaved import Outcome, Protocol, interleave, quantiles
 from bench.memory import Peak
 from bench.peers import Contestant
-from bench.results import Results, Row
+from bench.results import Results, Row, same_code
 from bench.turns import CallTurn, TrainingTurn, Turn
 from bench.workload import DESCRIPTION, Workload
 
@@ -111,11 +111,10 @@ class Sweep:
     def knows(self, work: Workload, names: Sequence[str]) -> bool:
         """Whether runs of this very commit and device timed and weighed all of ``names`` at this size."""
         rows, weighed = (self.results.find(what, self.whole, work.size) for what in ("time", "memory"))
-        here = [self.header[key] for key in ("commit", "dirty", "device")]
-        return not self.header["dirty"] and all(
+        return all(
             name in rows
             and (name in weighed or rows[name].status != "ok")
-            and [self.results.runs[rows[name].run][key] for key in ("commit", "dirty", "device")] == here
+            and same_code(self.results.runs[rows[name].run], self.header)
             for name in names
         )
 

@@ -129,6 +129,8 @@ class Blocks(NamedTuple):
     """[3, N], float32: gradients of the three sums of every anchor, sorted."""
     memory: Tensor
     """[side, side], in the dtype of the rows."""
+    tile: configs.Tile
+    positive_tile: configs.Tile
 
     @classmethod
     def of(
@@ -136,14 +138,11 @@ class Blocks(NamedTuple):
     ) -> Blocks:
         """With memory for the largest block."""
         units, longest = anchors.units, max(len(each.units) for each in (anchors, candidates or anchors))
-        tile = configs.block_tile(*cls.kind_of(call, units))
+        kind = configs.arch(units), units.dtype, units.shape[1], call.precision, call.light
+        tile, positive_tile = configs.block_tile(*kind), configs.positive_block_tile(*kind)
         side = configs.block_side(units, longest, tile)
-        return cls(call, anchors, candidates, rows, grads, units.new_empty(side, side))
-
-    @staticmethod
-    def kind_of(call: PairCall, units: Tensor) -> tuple[str, torch.dtype, int, str, bool]:
-        """What tiles are chosen by."""
-        return configs.arch(units), units.dtype, units.shape[1], call.precision, call.light
+        memory = units.new_empty(side, side)
+        return cls(call, anchors, candidates, rows, grads, memory, tile, positive_tile)
 
     def fill(self, row: int, column: int) -> Tensor:
         """The block whose first row and column are given."""
@@ -153,15 +152,14 @@ class Blocks(NamedTuple):
         block = self.memory[: min(side, count - row), : min(side, columns - column)]
         sides = units, others.units, self.anchors.squares, others.squares
         places = count, columns, row, column, *block.shape, side
-        kind = self.kind_of(call, units)
-        tile = configs.block_tile(*kind)
+        tile = self.tile
         tiles = configs.cdiv(block.shape[0], tile.rows) * configs.cdiv(block.shape[1], tile.columns)
         pair_weights_kernel[(tiles,)](
             *sides, self.rows, self.grads, self.memory, call.p, *places,
             SELF=itself, D=width, BM=tile.rows, BN=tile.columns, BK=tile.depth,
             **call.negative_weights(), **tile.options(),
         )  # fmt: skip
-        tile = configs.positive_block_tile(*kind)
+        tile = self.positive_tile
         pair_positive_weights_kernel[(configs.cdiv(block.shape[0], tile.rows), POSITIVE_PROGRAMS)](
             *sides, *self.anchors.spans, self.rows, self.grads, self.memory, call.p, call.limits, *places,
             SELF=itself, D=width, BM=tile.rows, BN=tile.columns, BK=tile.depth,

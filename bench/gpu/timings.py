@@ -9,7 +9,7 @@ from pathlib import Path
 from bench import machine
 from bench.contests import BOTH_WAYS
 from bench.interleaved import Protocol, interleave, quantiles
-from bench.results import Results, Row
+from bench.results import Results, Row, same_code
 from bench.turns import Turn
 from bench.workload import DESCRIPTION, Workload
 
@@ -64,10 +64,4 @@ class Timings:
     def _held(self, work: Workload) -> dict[str, Row]:
         """Rows of forward and backward at this size by runs of this very commit and device."""
         rows = self.results.find("time", BOTH_WAYS[-1], work.size)
-        keys = ("commit", "dirty", "device")
-        return {
-            name: row
-            for name, row in rows.items()
-            if not self.header["dirty"]
-            and all(self.results.runs[row.run][key] == self.header[key] for key in keys)
-        }
+        return {name: row for name, row in rows.items() if same_code(self.results.runs[row.run], self.header)}
